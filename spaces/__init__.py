@@ -1,0 +1,1 @@
+"""What can be built, and how one network is turned into another without losing what it learned."""

@@ -1,0 +1,166 @@
+"""`Network`: an architecture and its tensors as a `torch.nn.Module`, and back."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spaces.arch import Arch, Node
+from spaces.ops import (
+    EPSILON,
+    Act,
+    Add,
+    Concat,
+    Conv,
+    DepthwiseConv,
+    GlobalPool,
+    Linear,
+    Norm,
+    Normalise,
+    Op,
+    Pool,
+)
+from spaces.state import Tensors
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "hardswish": F.hardswish, "silu": F.silu}
+
+
+def activate(act: str | None, x: Tensor) -> Tensor:
+    """Apply an activation by name; None leaves `x` as it is."""
+    return x if act is None else _ACTIVATIONS[act](x)
+
+
+class Layer(nn.Module):
+    """One node: its tensors as parameters and buffers by their short names, its op as `forward`."""
+
+    weight: Tensor
+    bias: Tensor
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor
+    var: Tensor
+    std: Tensor
+
+    def __init__(self, op: Op, own: dict[str, Tensor], trainable: set[str]) -> None:
+        super().__init__()
+        self.op = op
+        for short, tensor in own.items():
+            if short in trainable:
+                self.register_parameter(short, nn.Parameter(tensor))
+            else:
+                self.register_buffer(short, tensor)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.mean, self.var, self.gamma, self.beta, training=self.training, momentum=0.1, eps=EPSILON
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Output of the node, (N, C, H, W) or (N, features)."""
+        x = inputs[0]
+        match self.op:
+            case Conv() | DepthwiseConv() as op:
+                groups = x.shape[1] if isinstance(op, DepthwiseConv) else 1
+                bias = None if op.norm else self.bias
+                x = F.conv2d(x, self.weight, bias, op.stride, op.kernel // 2, groups=groups)
+                return activate(op.act, self._norm(x) if op.norm else x)
+            case Add(act=act):
+                return activate(act, sum(inputs[1:], x))
+            case Concat():
+                return torch.cat(inputs, 1)
+            case Act(act=act):
+                return activate(act, x)
+            case Norm():
+                return self._norm(x)
+            case Normalise():
+                return (x - self.mean[:, None, None]) / self.std[:, None, None]
+            case Pool(pool="max") as op:
+                return F.max_pool2d(x, op.kernel, op.stride, op.kernel // 2)
+            case Pool() as op:
+                return F.avg_pool2d(x, op.kernel, op.stride, op.kernel // 2, count_include_pad=False)
+            case GlobalPool():
+                return x.mean((2, 3))
+            case Linear():
+                return F.linear(x, self.weight, self.bias)
+            case other:
+                raise AssertionError(f"no forward for {other}")
+
+
+class Network(nn.Module):
+    """The module of an architecture: images in 0..1, shape (N, C, H, W), to class scores (N, classes).
+
+    Its `state_dict` has exactly the keys of `arch.params`. The tensors are copied.
+    """
+
+    def __init__(self, arch: Arch, tensors: Tensors) -> None:
+        super().__init__()
+        self.arch = arch
+        self.layers = nn.ModuleDict(
+            {node.name: _layer(arch, node, tensors) for node in arch.nodes[1:]}  # the first is the image itself
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores before softmax."""
+        return self.features(images, (self.arch.output,))[0]
+
+    def features(self, images: Tensor, names: Iterable[str]) -> list[Tensor]:
+        """Outputs of some nodes, in one run of the network; no output is kept longer than needed."""
+        names = list(names)
+        outputs = {self.arch.nodes[0].name: images}
+        unread = {name: len(readers) for name, readers in self.arch.consumers.items()}
+        for name in names:
+            unread[name] += 1
+        for node in self.arch.nodes[1:]:
+            outputs[node.name] = self.layers[node.name](*(outputs[source] for source in node.inputs))
+            for source in node.inputs:
+                unread[source] -= 1
+                if not unread[source]:
+                    outputs.pop(source, None)
+        return [outputs[name] for name in names]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by ``"node.param"``: detached float32 copies on the CPU."""
+        found = {}
+        for key, tensor in self.state_dict().items():
+            found[key.removeprefix("layers.")] = tensor.detach().to("cpu", torch.float32, copy=True)
+        return {key: found[key].contiguous() for key in self.arch.params}
+
+
+def _layer(arch: Arch, node: Node, tensors: Tensors) -> Layer:
+    params = node.op.params(arch.input_shapes(node.name))
+    own = {short: tensors[f"{node.name}.{short}"].detach().clone() for short in params}
+    return Layer(node.op, own, {short for short, param in params.items() if param.trainable})
+
+
+@torch.no_grad()
+def calibrate(arch: Arch, tensors: Tensors, nodes: Iterable[str], images: Tensor) -> Tensors:
+    """Set some batch norms from a batch so that in training mode, too, each hands its input on as it is.
+
+    Mean and variance become the batch's, gamma and beta undo them. Meant for the norms that
+    :class:`~spaces.morphisms.Deepen` puts in, whose input reaches them through an identity. A step of its own, with
+    data, and therefore no part of a transfer.
+
+    Args:
+        arch: The architecture.
+        tensors: Its tensors; not changed.
+        nodes: The nodes whose norm is set, those without a norm are passed over.
+        images: Batch in 0..1, (N, C, H, W).
+
+    Returns:
+        All tensors, those of the norms new.
+    """
+    calibrated = dict(tensors)
+    chosen = set(nodes)
+    for node in arch.nodes:
+        if node.name not in chosen or not isinstance(node.op, Conv | DepthwiseConv) or not node.op.norm:
+            continue
+        network = Network(arch, calibrated).eval()
+        (x,) = network.features(images, node.inputs)
+        groups = x.shape[1] if isinstance(node.op, DepthwiseConv) else 1
+        weight = calibrated[f"{node.name}.weight"]
+        x = F.conv2d(x, weight, None, node.op.stride, node.op.kernel // 2, groups=groups)
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        new = {"mean": mean, "var": variance, "gamma": (variance + EPSILON).sqrt(), "beta": mean}
+        calibrated.update({f"{node.name}.{short}": tensor for short, tensor in new.items()})
+    return calibrated

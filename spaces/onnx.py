@@ -1,0 +1,149 @@
+"""An architecture and its tensors as an ONNX model, written straight from both.
+
+Input ``image``: float32 (N, C, H, W), raw pixels in 0..1. Output ``logits``: (N, classes), before softmax. Every batch
+norm that follows a convolution is folded into it, which is exact; the input normalisation stays nodes of its own,
+since folded into a zero-padded convolution it would be wrong at the borders.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from spaces.arch import Arch, Node, canonicalise
+from spaces.ops import EPSILON, Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Norm, Normalise, Pool
+from spaces.state import State, Tensors
+
+#: The oldest operator set that has all we write, and a file version every runtime since 2022 reads.
+OPSET = 17
+IR_VERSION = 8
+
+Array = npt.NDArray[np.float32]
+
+
+def to_onnx(
+    arch: Arch, tensors: Tensors, *, batch: int | None = 1, metadata: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
+    """The ONNX model of a network in evaluation mode.
+
+    Networks that differ only in names and order give the same bytes.
+
+    Args:
+        arch: The network.
+        tensors: Its parameters and buffers (`State.best`).
+        batch: Images at a time; None leaves it open.
+        metadata: Written into the file as it is.
+    """
+    canonical, names = canonicalise(arch)
+    tensors = State(tensors).renamed(names).value
+    graph = _Graph()
+    for node in canonical.nodes[1:]:
+        _write(graph, node, {short: tensors[f"{node.name}.{short}"] for short in _shorts(canonical, node)})
+    graph.nodes[-1].output[0] = "logits"
+    image = canonical.image
+    n: int | str = "N" if batch is None else batch
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "hwnas",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, [n, image.channels, image.height, image.width])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [n, canonical.classes])],
+            graph.constants,
+        ),
+        producer_name="hwnas",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    helper.set_model_props(model, dict(metadata or {}))
+    return model
+
+
+def _shorts(arch: Arch, node: Node) -> list[str]:
+    return list(node.op.params(arch.input_shapes(node.name)))
+
+
+@dataclass
+class _Graph:
+    """Nodes and constants written so far. The value of node ``n3`` is called ``n3``, that of the first ``image``."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[TensorProto] = field(default_factory=list)
+
+    def constant(self, name: str, value: Array) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
+        return name
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+        return output
+
+    def activation(self, act: str | None, source: str, output: str) -> None:
+        """The activation, if any; without one `source` and `output` are the same name."""
+        match act:
+            case "relu":
+                self.add("Relu", [source], output)
+            case "hardswish":
+                self.add("HardSwish", [source], output)
+            case "silu":
+                self.add("Mul", [source, self.add("Sigmoid", [source], f"{output}/sigmoid")], output)
+
+
+def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
+    name, op = node.name, node.op
+    inputs = ["image" if source == "n0" else source for source in node.inputs]
+    arrays: dict[str, Array] = {short: tensor.detach().double().numpy() for short, tensor in own.items()}
+    act = getattr(op, "act", None)
+    before_act = f"{name}/sum" if act else name
+    match op:
+        case Normalise():
+            mean = graph.constant(f"{name}.mean", arrays["mean"].reshape(1, -1, 1, 1))
+            std = graph.constant(f"{name}.std", arrays["std"].reshape(1, -1, 1, 1))
+            graph.add("Div", [graph.add("Sub", [*inputs, mean], f"{name}/centred"), std], name)
+        case Conv() | DepthwiseConv():
+            weight, bias = _folded(arrays)
+            constants = [graph.constant(f"{name}.weight", weight), graph.constant(f"{name}.bias", bias)]
+            group = weight.shape[0] if isinstance(op, DepthwiseConv) else 1
+            graph.add("Conv", inputs + constants, before_act, group=group, **_window(op.kernel, op.stride))
+            graph.activation(act, before_act, name)
+        case Add():
+            total, *rest = inputs
+            for i, other in enumerate(rest, start=1):
+                total = graph.add("Add", [total, other], before_act if i == len(rest) else f"{name}/{i}")
+            graph.activation(act, before_act, name)
+        case Concat():
+            graph.add("Concat", inputs, name, axis=1)
+        case Act():
+            graph.activation(act, inputs[0], name)
+        case Norm():
+            scale = arrays["gamma"] / np.sqrt(arrays["var"] + EPSILON)
+            factor = graph.constant(f"{name}.scale", scale.reshape(1, -1, 1, 1))
+            shift = graph.constant(f"{name}.shift", (arrays["beta"] - arrays["mean"] * scale).reshape(1, -1, 1, 1))
+            graph.add("Add", [graph.add("Mul", [*inputs, factor], f"{name}/scaled"), shift], name)
+        case Pool(pool="max"):
+            graph.add("MaxPool", inputs, name, **_window(op.kernel, op.stride))
+        case Pool():
+            graph.add("AveragePool", inputs, name, count_include_pad=0, **_window(op.kernel, op.stride))
+        case GlobalPool():
+            graph.add("Flatten", [graph.add("GlobalAveragePool", inputs, f"{name}/mean")], name, axis=1)
+        case Linear():
+            constants = [graph.constant(f"{name}.{short}", arrays[short]) for short in ("weight", "bias")]
+            graph.add("Gemm", inputs + constants, name, transB=1)
+        case other:
+            raise AssertionError(f"no ONNX for {other}")
+
+
+def _folded(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Weight and bias of a convolution with the norm that follows it folded in."""
+    if "gamma" not in arrays:
+        return arrays["weight"], arrays["bias"]
+    scale = arrays["gamma"] / np.sqrt(arrays["var"] + EPSILON)
+    return arrays["weight"] * scale[:, None, None, None], arrays["beta"] - arrays["mean"] * scale
+
+
+def _window(kernel: int, stride: int) -> dict[str, Any]:
+    return {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}

@@ -1,0 +1,209 @@
+"""The plain macro space: a stem, stages that halve the map, convolutions, skips by Add and by Concat.
+
+The genotype is the canonical architecture itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from spaces.arch import Arch, chain
+from spaces.channels import axes
+from spaces.errors import SpecError
+from spaces.morphisms import (
+    AddBranch,
+    Deepen,
+    DeepenResidual,
+    GrowKernel,
+    Morphism,
+    Prune,
+    RemoveLayer,
+    RemoveSkip,
+    Separate,
+    ShrinkKernel,
+    SkipAdd,
+    SkipConcat,
+    SkipIdentity,
+    Widen,
+    ancestors,
+)
+from spaces.ops import Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Normalise, Op
+from spaces.space import Child, Space
+
+
+@dataclass(frozen=True)
+class PlainSpace(Space[Arch]):
+    """Bounds of the plain space; see :mod:`spaces.plain`.
+
+    Attributes:
+        image: Channels, height and width of the images.
+        classes: Number of classes.
+        stages: Number of map sizes; the map is halved between them.
+        stem_stride: Stride of the first convolution (more than 1 for large images).
+        max_depth: Most convolutions in a network, depthwise ones included.
+        min_width: Fewest channels of a convolution.
+        max_width: Most channels of a convolution.
+        max_kernel: Largest kernel.
+        max_params: Most parameters, or None.
+        separable: Whether depthwise-separable convolutions are allowed.
+        skips: Whether branches and skips are allowed.
+        width_step: Channels come and go in multiples of this, which devices like.
+    """
+
+    image: tuple[int, int, int]
+    classes: int
+    stages: int = 3
+    stem_stride: int = 1
+    max_depth: int = 40
+    min_width: int = 8
+    max_width: int = 512
+    max_kernel: int = 7
+    max_params: int | None = None
+    separable: bool = True
+    skips: bool = True
+    width_step: int = 8
+
+    def __post_init__(self) -> None:
+        if self.stages < 1:
+            raise SpecError(f"stages is {self.stages}, it must be at least 1")
+        if not 1 <= self.min_width <= self.max_width:
+            raise SpecError(f"widths from {self.min_width} to {self.max_width}: the first must be 1 to the second")
+        if self.classes < 2:
+            raise SpecError(f"classes is {self.classes}, there must be at least 2")
+        for start in self.starts()[:1]:
+            why = self.refusal(start)
+            if why is not None:
+                raise SpecError(f"the bounds leave no network, not even the smallest: {why}")
+
+    def plain(self, widths: Sequence[int], convs: Sequence[int], kernel: int = 3, separable: bool = False) -> Arch:
+        """A chain of convolutions.
+
+        Args:
+            widths: Channels per stage.
+            convs: Convolutions per stage; the first of a stage halves the map (but for the first stage).
+            kernel: Of all convolutions.
+            separable: All but the first convolution depthwise-separable.
+        """
+        ops: list[Op] = [Input(*self.image), Normalise()]
+        for stage, (width, count) in enumerate(zip(widths, convs, strict=True)):
+            for i in range(count):
+                stride = 1 if i else self.stem_stride if stage == 0 else 2
+                if separable and len(ops) > 2:
+                    ops += [DepthwiseConv(kernel, stride), Conv(kernel=1, channels=width)]
+                else:
+                    ops.append(Conv(kernel=kernel, stride=stride, channels=width))
+        return chain(*ops, GlobalPool(), Linear(self.classes)).canonical()
+
+    def starts(self) -> list[Arch]:
+        """Plain chains of one and two convolutions a stage, each stage twice as wide as the one before."""
+        found = []
+        for width in (self.min_width, 2 * self.min_width, 4 * self.min_width):
+            widths = [min(width * 2**stage, self.max_width) for stage in range(self.stages)]
+            found += [self.plain(widths, [count] * self.stages) for count in (1, 2)]
+        fitting = [arch for arch in dict.fromkeys(found) if self.refusal(arch) is None]
+        return fitting or found[:1]
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """Widths log-uniform and not falling, 1 to 4 convolutions a stage, dense or separable; then up to 3 moves."""
+        while True:
+            convs = rng.integers(1, 5, self.stages).tolist()
+            low, high = np.log(self.min_width), np.log(self.max_width)
+            drawn = np.exp(rng.uniform(low, high, self.stages))
+            widths = sorted(max(self.min_width, self._step(width)) for width in drawn)
+            separable = self.separable and rng.random() < 0.4
+            arch = self.plain(widths, convs, kernel=int(rng.choice([3, 3, 5])), separable=separable)
+            for _ in range(rng.integers(0, 4) if self.skips else 0):
+                proposed = self.propose(arch, rng)
+                arch = proposed[1].genotype if proposed else arch
+            if self.refusal(arch) is None:
+                return arch
+
+    def _step(self, width: float) -> int:
+        return max(1, round(width / self.width_step)) * self.width_step
+
+    def decode(self, genotype: Arch) -> Arch:
+        """The genotype itself."""
+        return genotype
+
+    def moves(self, genotype: Arch) -> Sequence[Morphism]:
+        """Every applicable move of every kind that the space allows."""
+        return _moves(self, genotype)
+
+    def apply(self, genotype: Arch, move: Morphism) -> Child[Arch]:
+        """The child, canonical."""
+        rewrite = move.apply(genotype)
+        return Child(rewrite.arch, rewrite.transfer, rewrite.new, move.exact)
+
+    def refusal(self, genotype: Arch) -> str | None:
+        """Depth, width, kernel and parameter bounds, in this order."""
+        filters = [node.op for node in genotype.nodes if isinstance(node.op, Conv | DepthwiseConv)]
+        if len(filters) > self.max_depth:
+            return f"{len(filters)} convolutions, max_depth is {self.max_depth}"
+        widths = [op.channels for op in filters if isinstance(op, Conv)]
+        if not all(self.min_width <= width <= self.max_width for width in widths):
+            return f"widths {sorted(set(widths))}, allowed are {self.min_width} to {self.max_width}"
+        if any(op.kernel > self.max_kernel for op in filters):
+            return f"a kernel larger than max_kernel, {self.max_kernel}"
+        params = sum(prod(param.shape) for param in genotype.params.values() if param.trainable)
+        if self.max_params is not None and params > self.max_params:
+            return f"{params} parameters, max_params is {self.max_params}"
+        return None
+
+    def to_json(self, genotype: Arch) -> Any:
+        """The architecture's JSON."""
+        return genotype.to_json()
+
+    def from_json(self, data: Any) -> Arch:
+        """Reads the architecture and puts it into canonical form."""
+        return Arch.from_json(data).canonical()
+
+
+@lru_cache(maxsize=512)
+def _moves(space: PlainSpace, arch: Arch) -> tuple[Morphism, ...]:
+    return tuple(move for move in _candidates(space, arch) if move.applicable(arch))
+
+
+def _candidates(space: PlainSpace, arch: Arch) -> Iterator[Morphism]:
+    """Moves worth asking whether they are applicable."""
+    styles = (False, True) if space.separable else (False,)
+    seen = set()
+    for name, axis in axes(arch).items():
+        for position, segment in enumerate(axis):
+            if segment.frozen or segment in seen:
+                continue
+            seen.add(segment)
+            half = max(space.width_step, segment.size // 2 // space.width_step * space.width_step)
+            for by in sorted({space.width_step, half, segment.size}):
+                yield Widen(name, position, by)
+                if by < segment.size:
+                    yield Prune(name, position, by)
+            yield Widen(name, position, half, copies=True)
+    for node in arch.nodes:
+        name = node.name
+        if isinstance(node.op, Conv | DepthwiseConv):
+            if node.op.kernel + 2 <= space.max_kernel:
+                yield GrowKernel(name)
+            yield ShrinkKernel(name)
+            yield RemoveLayer(name)
+            if isinstance(node.op, Conv) and space.separable:
+                yield Separate(name)
+        if len(arch.shapes[name]) != 3:
+            continue
+        for depthwise in styles:
+            yield Deepen(name, 3, depthwise)
+            if space.skips:
+                yield DeepenResidual(name, 3, depthwise)
+                yield AddBranch(name, 3, depthwise)
+        if space.skips:
+            yield AddBranch(name, 1)
+            for source in sorted(ancestors(arch, name)):
+                yield SkipAdd(name, source)
+                yield SkipConcat(name, source)
+                yield SkipIdentity(name, source)
+        if isinstance(node.op, Add | Concat):
+            for position in range(len(node.inputs)):
+                yield RemoveSkip(name, position)

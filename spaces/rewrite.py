@@ -1,0 +1,371 @@
+"""Four primitives that carry every morphism: `remap`, `splice`, `swap`, `drop`.
+
+Each takes an architecture and gives a :class:`Rewrite`: the new architecture and a pure function that turns the old
+network's state into the new one's. Structure comes first; a rejected child never touches a tensor.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from spaces.arch import Arch, Node, canonicalise, prune_dead
+from spaces.channels import Axes, Edge, Segment, axes
+from spaces.errors import ArchError
+from spaces.ops import Act, Add, Concat, Conv, Linear, Op, Param, Role
+from spaces.state import State, Tensors, fresh_tensor
+
+Transfer = Callable[[State], State]
+
+#: New channel j comes from old channel ``source[j]``; -1 is a fresh channel.
+Source = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What a rewrite gives.
+
+    Attributes:
+        arch: The new architecture.
+        transfer: The old network's state -> the new one's; pure.
+        names: Old node -> new node, for the nodes that live on.
+    """
+
+    arch: Arch
+    transfer: Transfer
+    names: Mapping[str, str]
+
+    @property
+    def new(self) -> frozenset[str]:
+        """Nodes of the new architecture that come from no old node."""
+        return frozenset(node.name for node in self.arch.nodes) - frozenset(self.names.values())
+
+    def then(self, step: Callable[[Arch], "Rewrite"]) -> "Rewrite":
+        """This rewrite followed by another."""
+        after = step(self.arch)
+        names = {old: after.names[mid] for old, mid in self.names.items() if mid in after.names}
+        return Rewrite(after.arch, lambda state: after.transfer(self.transfer(state)), names)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Channels to keep that only the weights can tell: a number now, which ones later.
+
+    Attributes:
+        size: How many.
+        pick: From the tensors of the network to the `Source`, of that length.
+    """
+
+    size: int
+    pick: Callable[[Tensors], Source]
+
+
+def identity(arch: Arch) -> Rewrite:
+    """Nothing changes."""
+    return Rewrite(arch, lambda state: state, {node.name: node.name for node in arch.nodes})
+
+
+def canonical(arch: Arch) -> Rewrite:
+    """To canonical names and order."""
+    child, names = canonicalise(arch)
+    return Rewrite(child, lambda state: state.renamed(names), names)
+
+
+def _transfer(rebuild: Callable[[Tensors, Tensors], Tensors]) -> Transfer:
+    """A transfer from a function on one slot.
+
+    `rebuild(tensors, value)` gives the new tensors of a slot; choices are made by `value`, the slot of the weights.
+    A tensor that it hands on as it is keeps its momentum; any other starts with none.
+    """
+
+    def transfer(state: State) -> State:
+        value = rebuild(state.value, state.value)
+        ema = rebuild(state.ema, state.value) if state.ema else {}
+        handed_on = {id(tensor): key for key, tensor in state.value.items()}
+        momentum: dict[str, Tensor] = {}
+        for key, tensor in value.items() if state.momentum else ():
+            old = handed_on.get(id(tensor))
+            if old is None:
+                momentum[key] = torch.zeros_like(tensor)
+            elif old in state.momentum:
+                momentum[key] = state.momentum[old]
+        return State(value, ema, momentum)
+
+    return transfer
+
+
+def _survivors(before: Arch, after: Arch) -> dict[str, str]:
+    return {node.name: node.name for node in before.nodes if node.name in after}
+
+
+# remap ----------------------------------------------------------------------------------------------------------------
+
+
+def remap(
+    arch: Arch, segment: Segment, source: Source | Choice, *, shares: Sequence[float] | None = None, seed: int = 0
+) -> Rewrite:
+    """Give a segment new channels, wherever it occurs, also twice on one axis.
+
+    New channel ``j`` is old channel ``source[j]``: an omission prunes it, a repeat is a copy, ``-1`` a fresh channel.
+    What makes or keeps the channels has its rows gathered; what reads them has its columns gathered and multiplied by
+    `shares`, so that widening is exact: the copies of a channel share its weight, a fresh channel is read with zeros.
+
+    Args:
+        arch: The architecture.
+        segment: One of ``axes(arch)``.
+        source: The new channels, or a choice to be made by the weights.
+        shares: Per new channel, the part of the old weight its readers get; by default 1 / copies, 0 for a fresh one.
+        seed: Of the fresh rows.
+
+    Raises:
+        ArchError: The segment is frozen, or nothing of it would be left.
+    """
+    if segment.frozen:
+        raise ArchError("these channels belong to the image or to the class scores")
+    found = axes(arch)
+    growth = (source.size if isinstance(source, Choice) else len(source)) - segment.size
+
+    def resized(node: Node) -> Node:
+        occurrences = found[node.name].count(segment)
+        return _wider(node, growth * occurrences) if node.op.role is Role.MAKES and occurrences else node
+
+    child = Arch(tuple(resized(node) for node in arch.nodes))
+
+    def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
+        picked = source.pick(value) if isinstance(source, Choice) else source
+        change = _Change(arch, found, segment, segment.size, picked, shares or _equal_shares(picked))
+        return _gather(child, change, tensors, seed)
+
+    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+
+
+def _wider(node: Node, growth: int) -> Node:
+    if isinstance(node.op, Conv):
+        return replace(node, op=replace(node.op, channels=node.op.channels + growth))
+    assert isinstance(node.op, Linear)
+    return replace(node, op=replace(node.op, features=node.op.features + growth))
+
+
+def _equal_shares(source: Source) -> list[float]:
+    copies = Counter(source)
+    return [0.0 if old < 0 else 1 / copies[old] for old in source]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One segment of a graph, `old_size` channels before, becomes `source` wherever it occurs."""
+
+    graph: Arch
+    found: Axes
+    segment: Segment
+    old_size: int
+    source: Source
+    shares: Sequence[float]
+
+    def index(self, axis: Sequence[Segment]) -> list[int]:
+        """Per new channel of an axis, the old channel it comes from, or -1."""
+        sizes = [self.old_size if part == self.segment else part.size for part in axis]
+        index: list[int] = []
+        for part, start in zip(axis, accumulate(sizes, initial=0), strict=False):
+            if part == self.segment:
+                index.extend(old if old < 0 else start + old for old in self.source)
+            else:
+                index.extend(range(start, start + part.size))
+        return index
+
+    def scale(self, axis: Sequence[Segment]) -> list[float]:
+        """Per new channel of an axis, what the weights of its readers are multiplied by."""
+        parts = (self.shares if part == self.segment else [1.0] * part.size for part in axis)
+        return [share for part in parts for share in part]
+
+
+def _gather(child: Arch, change: _Change, tensors: Tensors, seed: int) -> Tensors:
+    """The tensors in the shapes of `child`; those without the changed segment on an axis are handed on as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    rebuilt: dict[str, Tensor] = {}
+    for node in child.nodes:
+        for short, param in node.op.params(child.input_shapes(node.name)).items():
+            tensor = tensors[f"{node.name}.{short}"]
+            for dimension, role in enumerate(param.axes):
+                if not role:
+                    continue
+                axis = change.found[node.name if role == "out" else change.graph[node.name].inputs[0]]
+                if change.segment not in axis:
+                    continue
+                index = torch.tensor(change.index(axis), dtype=torch.long)
+                tensor = tensor.index_select(dimension, index.clamp(min=0))
+                if role == "out":
+                    fresh = index < 0
+                    if fresh.any():
+                        # The columns may still have their old number here, hence not the shape of `param`.
+                        rows = (int(fresh.sum()), *tensor.shape[1:])
+                        tensor[fresh] = fresh_tensor(param, generator, rows).to(tensor.dtype)
+                else:
+                    scale = torch.tensor(change.scale(axis), dtype=tensor.dtype)
+                    tensor = tensor * scale.reshape([-1 if d == dimension else 1 for d in range(tensor.dim())])
+            rebuilt[f"{node.name}.{short}"] = tensor
+    return rebuilt
+
+
+# splice ---------------------------------------------------------------------------------------------------------------
+
+#: How a new tensor starts, from what its op says of it and the tensors of the old network.
+Start = Callable[[Param, Tensors], Tensor]
+
+
+def splice(
+    arch: Arch,
+    nodes: Sequence[Node],
+    rewire: Mapping[Edge, str],
+    *,
+    starts: Mapping[str, Start] | None = None,
+    seed: int = 0,
+) -> Rewrite:
+    """Put new nodes in and let some edges read them.
+
+    A new Concat goes on with its first input; what it adds to it is read with zeros by all that follows, so that the
+    function stays.
+
+    Args:
+        arch: The architecture.
+        nodes: New nodes; names must be free.
+        rewire: ``(reader, position) -> node to read from now on``.
+        starts: For new tensors that do not start as their op says, by ``"node.param"``.
+        seed: Of the other new tensors.
+
+    Raises:
+        ArchError: The result is no valid network, as where an Add follows on a new Concat.
+    """
+    starts = starts or {}
+    rewired = [
+        replace(node, inputs=tuple(rewire.get((node.name, i), source) for i, source in enumerate(node.inputs)))
+        for node in arch.nodes
+    ]
+    child = Arch(_sorted([*rewired, *nodes], arch.output))
+    added = [_added(child, node) for node in nodes if isinstance(node.op, Concat)]
+
+    def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
+        generator = torch.Generator().manual_seed(seed)
+        dtype = next(iter(tensors.values())).dtype
+        complete = dict(tensors)
+        for key, param in child.params.items():
+            if key in starts:
+                complete[key] = starts[key](param, tensors).to(dtype)
+            elif key not in tensors:
+                complete[key] = fresh_tensor(param, generator).to(dtype)
+        rebuilt: Tensors = {key: complete[key] for key in child.params}
+        for change in added:
+            rebuilt = _gather(child, change, rebuilt, seed)
+        return rebuilt
+
+    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+
+
+def _added(child: Arch, concat: Node) -> _Change:
+    """What the second input of a new Concat adds to everything that follows."""
+    found = axes(child, cut=(concat.name, 1))
+    segment = found[concat.name][-1]
+    return _Change(child, found, segment, 0, [-1] * segment.size, [0.0] * segment.size)
+
+
+def _sorted(nodes: Sequence[Node], last: str) -> tuple[Node, ...]:
+    """Topological order by depth-first search from the last node, the input first; the dead are left out."""
+    by_name = {node.name: node for node in nodes}
+    done: dict[str, Node] = {}
+
+    def visit(name: str) -> None:
+        if name not in done:
+            for source in by_name[name].inputs:
+                visit(source)
+            done[name] = by_name[name]
+
+    visit(last)
+    return tuple(done.values())
+
+
+def readers(arch: Arch, name: str) -> list[Edge]:
+    """Every edge over which a node is read."""
+    return [(node.name, i) for node in arch.nodes for i, source in enumerate(node.inputs) if source == name]
+
+
+def free_names(arch: Arch, count: int) -> list[str]:
+    """Names that no node of the architecture has."""
+    taken = {node.name for node in arch.nodes}
+    return [name for name in (f"n{i}" for i in range(len(taken) + count)) if name not in taken][:count]
+
+
+# swap -----------------------------------------------------------------------------------------------------------------
+
+
+def swap(
+    arch: Arch, name: str, op: Op, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
+) -> Rewrite:
+    """Put another op, of the same output shape, in the place of a node's.
+
+    Args:
+        arch: The architecture.
+        name: The node.
+        op: Its new op.
+        convert: The node's tensors by short name -> those of the new op; by default they stay as they are.
+
+    Raises:
+        ArchError: The output shape would change.
+    """
+    child = Arch(tuple(replace(node, op=op) if node.name == name else node for node in arch.nodes))
+    if child.shapes[name] != arch.shapes[name]:
+        raise ArchError(f"{name}: {op} would turn shape {arch.shapes[name]} into {child.shapes[name]}")
+    before, after = (net[name].op.params(net.input_shapes(name)) for net in (arch, child))
+
+    def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
+        converted = convert({short: tensors[f"{name}.{short}"] for short in before})
+        own = {f"{name}.{short}": converted[short] for short in after}
+        return {key: own[key] if key in own else tensors[key] for key in child.params}
+
+    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+
+
+# drop -----------------------------------------------------------------------------------------------------------------
+
+
+def drop(arch: Arch, name: str, position: int | None = None) -> Rewrite:
+    """Take something out; what it alone kept alive goes too.
+
+    Without `position` the node vanishes and its readers read its only input instead. With it, an Add or Concat stops
+    reading that input; left with a single input it becomes its activation, or vanishes if it has none.
+
+    Raises:
+        ArchError: What is left is no valid network.
+    """
+    node = arch[name]
+    rest = tuple(source for i, source in enumerate(node.inputs) if i != position)
+    act = node.op.act if isinstance(node.op, Add) else None
+    if len(rest) > 1 or act is not None:
+        op = node.op if act is None or len(rest) > 1 else Act(act)
+        kept = tuple(replace(other, op=op, inputs=rest) if other is node else other for other in arch.nodes)
+    else:
+        kept = tuple(
+            replace(other, inputs=tuple(rest[0] if source == name else source for source in other.inputs))
+            for other in arch.nodes
+            if other is not node
+        )
+    child = Arch(prune_dead(kept))
+    lost = _lost(arch, name, position) if position is not None and isinstance(node.op, Concat) else None
+
+    def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
+        return _gather(child, lost, tensors, 0) if lost else {key: tensors[key] for key in child.params}
+
+    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+
+
+def _lost(arch: Arch, concat: str, position: int) -> _Change:
+    """What everything after a Concat loses with one of its inputs."""
+    edge = (concat, position)
+    found, whole = axes(arch, cut=edge), arch.input_shapes(concat)
+    # The cut edge is one segment, unless an Add cuts it up, and then the child is no valid network.
+    before = sum(shape[0] for shape in whole[:position])
+    starts = list(accumulate((part.size for part in found[concat]), initial=0))
+    segment = found[concat][starts.index(before)]
+    return _Change(arch, found, segment, segment.size, [], [])
