@@ -39,6 +39,16 @@ class Arch:
         for broken in violations(self.nodes):
             raise ArchError(broken)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.nodes)  # deep, and caches ask for it again and again
+
+    def __reduce__(self) -> tuple[type["Arch"], tuple[tuple[Node, ...]]]:
+        return Arch, (self.nodes,)  # without what is cached: the hash of a text differs between processes
+
     def __getitem__(self, name: str) -> Node:
         return self._by_name[name]
 
@@ -141,7 +151,7 @@ def violations(nodes: tuple[Node, ...]) -> Iterator[str]:
     """The rules that make a list of nodes a network; yields a sentence for each that is broken.
 
     1. The first node is the only `Input`.
-    2. Names are unique; a node reads only nodes that stand before it.
+    2. Names are unique and have no dot, as in ``"node.param"``; a node reads only nodes that stand before it.
     3. The number of inputs fits the op: one, or two and more for Add and Concat.
     4. Shapes fit (checked by the ops themselves).
     5. Every node but the last is read by another: runtimes execute dead nodes.
@@ -155,6 +165,9 @@ def violations(nodes: tuple[Node, ...]) -> Iterator[str]:
     for node in nodes:
         if node.name in seen:
             yield f"two nodes are named {node.name!r}"
+        if not isinstance(node.name, str) or not node.name or "." in node.name:
+            yield f"a node is named {node.name!r}; a name must be a text without a dot"
+            return
         for source in node.inputs:
             if source not in seen:
                 yield f"{node.name} reads {source!r}, which does not stand before it"
@@ -177,25 +190,20 @@ def violations(nodes: tuple[Node, ...]) -> Iterator[str]:
         yield f"the output {nodes[-1].name} has shape {shapes[nodes[-1].name]}, it must be flat class scores"
 
 
-def prune_dead(nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """The nodes that the last one depends on, in the same order."""
-    nodes = tuple(nodes)
-    alive = {nodes[-1].name}
-    for node in reversed(nodes):
-        if node.name in alive:
-            alive.update(node.inputs)
-    return tuple(node for node in nodes if node.name in alive)
-
-
-def canonicalise(arch: Arch) -> tuple[Arch, dict[str, str]]:
+def canonicalise(arch: Arch, marks: Mapping[str, bytes] | None = None) -> tuple[Arch, dict[str, str]]:
     """Canonical form and the renaming ``{old name: new name}``.
 
     Nodes are coloured by op, depth and neighbours on both sides until the colours settle (Weisfeiler-Leman), ties are
     broken by singling out one node after the other (McKay and Piperno, 2014) and the smallest graph is taken; it is
     sorted by colour, which begins with depth, and named ``n0, n1, ...``. The inputs of Concat keep their order, those
     of Add are sorted: their order means nothing, yet it decides what a runtime fuses.
+
+    Args:
+        arch: The network.
+        marks: What tells a node from its mirror image, such as its tensors. They have no part in the form, only in the
+            renaming: of two nodes that could change places, the one with the smaller mark comes first.
     """
-    labels = _labelling(arch)
+    labels = _labelling(arch, marks or {})
     order = sorted(range(len(arch.nodes)), key=labels.__getitem__)
     renaming = {arch.nodes[i].name: f"n{rank}" for rank, i in enumerate(order)}
     rank_of = {arch.nodes[i].name: rank for rank, i in enumerate(order)}
@@ -209,9 +217,13 @@ def canonicalise(arch: Arch) -> tuple[Arch, dict[str, str]]:
 
 
 class _Graph:
-    """The graph as integers, for colouring: sources of each node, and readers with the position they read at."""
+    """The graph as integers, for colouring: sources of each node, and readers with the position they read at.
 
-    def __init__(self, arch: Arch) -> None:
+    Twins, nodes of one op with the same sources and the same readers, are told apart from the start: they can always
+    change places, so that any order of them will do, and a branch beside a convolution makes many.
+    """
+
+    def __init__(self, arch: Arch, marks: Mapping[str, bytes]) -> None:
         index = {node.name: i for i, node in enumerate(arch.nodes)}
         self.ordered = [isinstance(node.op, Concat) for node in arch.nodes]
         self.sources = [[index[source] for source in node.inputs] for node in arch.nodes]
@@ -222,7 +234,21 @@ class _Graph:
             for position, j in enumerate(sources):
                 self.readers[j].append((i, position if self.ordered[i] else 0))
         self.ops = [repr(node.op) for node in arch.nodes]
-        self.start = _rank(list(zip(depth, self.ops, strict=True)))
+        self.marks = [marks.get(node.name, b"") for node in arch.nodes]
+        self.start = _rank(list(zip(depth, self.ops, self._twin_numbers(), strict=True)))
+
+    def _twin_numbers(self) -> list[int]:
+        numbers = [0] * len(self.ops)
+        seen: Counter[Any] = Counter()
+        for i in sorted(range(len(self.ops)), key=self.marks.__getitem__):
+            place = (self.ops[i], tuple(self._arranged(self.sources[i], i)), tuple(sorted(self.readers[i])))
+            numbers[i] = seen[place]
+            seen[place] += 1
+        return numbers
+
+    def _arranged(self, values: list[int], i: int) -> list[int]:
+        """Values of the sources of node `i`, sorted where their order means nothing."""
+        return values if self.ordered[i] else sorted(values)
 
     def refine(self, colours: list[int]) -> list[int]:
         """Split colours by those of the neighbours until nothing changes; order is kept."""
@@ -232,9 +258,9 @@ class _Graph:
                 return colours
             signatures = []
             for i, own in enumerate(colours):
-                sources = [colours[j] for j in self.sources[i]]
+                sources = self._arranged([colours[j] for j in self.sources[i]], i)
                 readers = sorted((colours[j], position) for j, position in self.readers[i])
-                signatures.append((own, tuple(sources if self.ordered[i] else sorted(sources)), tuple(readers)))
+                signatures.append((own, tuple(sources), tuple(readers)))
             colours = _rank(signatures)
             if len(set(colours)) == count:
                 return colours
@@ -242,8 +268,7 @@ class _Graph:
     def certificate(self, labels: list[int]) -> list[tuple[str, list[int]]]:
         """The graph written out under a labelling; two labellings that give the same are related by a symmetry."""
         order = sorted(range(len(labels)), key=labels.__getitem__)
-        sources = [[labels[j] for j in self.sources[i]] for i in order]
-        return [(self.ops[i], own if self.ordered[i] else sorted(own)) for i, own in zip(order, sources, strict=True)]
+        return [(self.ops[i], self._arranged([labels[j] for j in self.sources[i]], i)) for i in order]
 
 
 def _rank(keys: list[Any]) -> list[int]:
@@ -251,8 +276,8 @@ def _rank(keys: list[Any]) -> list[int]:
     return [ranks[key] for key in keys]
 
 
-def _labelling(arch: Arch) -> list[int]:
-    graph = _Graph(arch)
+def _labelling(arch: Arch, marks: Mapping[str, bytes]) -> list[int]:
+    graph = _Graph(arch, marks)
 
     def single_out(colours: list[int], member: int) -> list[int]:
         return graph.refine(_rank([(colour, i != member) for i, colour in enumerate(colours)]))
@@ -267,17 +292,19 @@ def _labelling(arch: Arch) -> list[int]:
             colours = single_out(colours, members[0])
         return colours
 
-    def smallest_leaf(colours: list[int]) -> list[int]:
-        members = tied(colours)
+    def smallest_leaf(colours: list[int], marked: list[int]) -> list[int]:
+        members = sorted(tied(colours), key=marked.__getitem__)
         if not members:
             return colours
         branches = [single_out(colours, member) for member in members]
         leaves = [graph.certificate(any_leaf(branch)) for branch in branches]
         # Branches with one leaf in common are images of each other under a symmetry: following one is enough.
-        distinct = [branch for i, branch in enumerate(branches) if leaves[i] not in leaves[:i]]
-        return min((smallest_leaf(branch) for branch in distinct), key=graph.certificate)
+        distinct = [i for i, leaf in enumerate(leaves) if leaf not in leaves[:i]]
+        found = (smallest_leaf(branches[i], single_out(marked, members[i])) for i in distinct)
+        return min(found, key=graph.certificate)
 
-    return smallest_leaf(graph.refine(graph.start))
+    marked = _rank(list(zip(graph.start, graph.marks, strict=True)))
+    return smallest_leaf(graph.refine(graph.start), graph.refine(marked))
 
 
 def rename(names: Mapping[str, str], key: str) -> str:

@@ -5,8 +5,9 @@ Concat strings them together, everything else hands them on. A segment is theref
 can be widened or pruned at all, and it says everywhere it occurs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from spaces.arch import Arch
 from spaces.errors import ArchError
@@ -31,7 +32,8 @@ class Segment:
     frozen: bool = False
 
 
-Axes = dict[str, tuple[Segment, ...]]
+#: Per node, the segments of its output.
+Axes = Mapping[str, tuple[Segment, ...]]
 
 
 class _Piece:
@@ -77,6 +79,7 @@ def _unite(first: list[_Piece], second: list[_Piece]) -> None:
             larger.cut(smaller.size)
 
 
+@lru_cache(maxsize=256)  # every morphism asks for them before it knows whether it is applicable
 def axes(arch: Arch, cut: Edge | None = None) -> Axes:
     """The segments of every node's output, in order; their sizes add up to its channels.
 
@@ -111,7 +114,7 @@ def axes(arch: Arch, cut: Edge | None = None) -> Axes:
         piece.frozen = True
 
     segments: dict[int, Segment] = {}
-    resolved: Axes = {}
+    resolved: dict[str, tuple[Segment, ...]] = {}
     for name, axis in raw.items():
         leaves = _leaves(axis)
         for piece in leaves:

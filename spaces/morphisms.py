@@ -480,15 +480,17 @@ class RemoveLayer(Morphism):
             return f"it turns shape {arch.input_shapes(self.node)[0]} into {arch.shapes[self.node]}"
         if not _is_map(arch, self.node):
             return f"{self.node} is no feature map"
-        twice = any(
-            arch[reader].op.role is Role.TIES and node.inputs[0] in arch[reader].inputs
-            for reader in arch.consumers[self.node]
-        )
-        return "an Add would read one node twice" if twice else None
+        return _doubled(arch, self.node, node.inputs[0])
 
     def rewrite(self, arch: Arch) -> Rewrite:
         """`drop` of the node."""
         return drop(arch, self.node)
+
+
+def _doubled(arch: Arch, name: str, source: str) -> str | None:
+    """Refuses that the readers of a node read another instead, where one of them is an Add that does so already."""
+    adds = (arch[reader] for reader in arch.consumers[name] if arch[reader].op.role is Role.TIES)
+    return "an Add would read one node twice" if any(source in add.inputs for add in adds) else None
 
 
 @dataclass(frozen=True)
@@ -502,7 +504,7 @@ class RemoveSkip(Morphism):
     position: int
 
     def refusal(self, arch: Arch) -> str | None:
-        """The node is an Add or Concat with such an input; below a Concat no Add ties the channels."""
+        """The node is an Add or Concat with such an input; no Add ties a Concat's channels, or reads a node twice."""
         node = arch[self.node]
         if not isinstance(node.op, Add | Concat):
             return f"{self.node} is a {type(node.op).__name__}"
@@ -510,6 +512,8 @@ class RemoveSkip(Morphism):
             return f"{self.node} has {len(node.inputs)} inputs, there is no input {self.position}"
         if isinstance(node.op, Concat) and _tied_below(arch, self.node):
             return "an Add ties the channels of this Concat"
+        if len(node.inputs) == 2 and not (isinstance(node.op, Add) and node.op.act):
+            return _doubled(arch, self.node, node.inputs[1 - self.position])
         return None
 
     def rewrite(self, arch: Arch) -> Rewrite:
@@ -591,8 +595,8 @@ def _rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Dense filters (out, in, k, k) -> depthwise filters (in, 1, k, k) and 1x1 weights (out, in, 1, 1)."""
     out, channels, kernel, _ = weight.shape
     left, scale, right = torch.linalg.svd(weight.double().permute(1, 0, 2, 3).reshape(channels, out, -1), False)
-    taps = right[:, 0] * scale[:, :1].sqrt()
-    mixing = left[:, :, 0] * scale[:, :1].sqrt()
+    # All of the scale goes to the 1x1: a channel read with zeros would be dead for ever if its filter were zero, too.
+    taps, mixing = right[:, 0], left[:, :, 0] * scale[:, :1]
     # Singular vectors have no sign of their own: let the largest tap be positive, so that equal filters factor alike.
     sign = taps.gather(1, taps.abs().argmax(1, keepdim=True)).sign()
     return (

@@ -96,9 +96,8 @@ class Network(nn.Module):
     def __init__(self, arch: Arch, tensors: Tensors) -> None:
         super().__init__()
         self.arch = arch
-        self.layers = nn.ModuleDict(
-            {node.name: _layer(arch, node, tensors) for node in arch.nodes[1:]}  # the first is the image itself
-        )
+        for node in arch.nodes[1:]:  # the first is the image itself
+            self.add_module(node.name, _layer(arch, node, tensors))
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores before softmax."""
@@ -112,7 +111,7 @@ class Network(nn.Module):
         for name in names:
             unread[name] += 1
         for node in self.arch.nodes[1:]:
-            outputs[node.name] = self.layers[node.name](*(outputs[source] for source in node.inputs))
+            outputs[node.name] = self.get_submodule(node.name)(*(outputs[source] for source in node.inputs))
             for source in node.inputs:
                 unread[source] -= 1
                 if not unread[source]:
@@ -121,10 +120,8 @@ class Network(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by ``"node.param"``: detached float32 copies on the CPU."""
-        found = {}
-        for key, tensor in self.state_dict().items():
-            found[key.removeprefix("layers.")] = tensor.detach().to("cpu", torch.float32, copy=True)
-        return {key: found[key].contiguous() for key in self.arch.params}
+        own = self.state_dict()
+        return {key: own[key].detach().to("cpu", torch.float32, copy=True).contiguous() for key in self.arch.params}
 
 
 def _layer(arch: Arch, node: Node, tensors: Tensors) -> Layer:
@@ -137,9 +134,9 @@ def _layer(arch: Arch, node: Node, tensors: Tensors) -> Layer:
 def calibrate(arch: Arch, tensors: Tensors, nodes: Iterable[str], images: Tensor) -> Tensors:
     """Set some batch norms from a batch so that in training mode, too, each hands its input on as it is.
 
-    Mean and variance become the batch's, gamma and beta undo them. Meant for the norms that
-    :class:`~spaces.morphisms.Deepen` puts in, whose input reaches them through an identity. A step of its own, with
-    data, and therefore no part of a transfer.
+    Mean and variance become those of the batch, as the network in training mode sees it; gamma and beta undo them.
+    Meant for the norms that :class:`~spaces.morphisms.Deepen` puts in, whose input reaches them through an identity. A
+    step of its own, with data, and therefore no part of a transfer.
 
     Args:
         arch: The architecture.
@@ -155,12 +152,12 @@ def calibrate(arch: Arch, tensors: Tensors, nodes: Iterable[str], images: Tensor
     for node in arch.nodes:
         if node.name not in chosen or not isinstance(node.op, Conv | DepthwiseConv) or not node.op.norm:
             continue
-        network = Network(arch, calibrated).eval()
+        network = Network(arch, calibrated).train()
         (x,) = network.features(images, node.inputs)
         groups = x.shape[1] if isinstance(node.op, DepthwiseConv) else 1
         weight = calibrated[f"{node.name}.weight"]
         x = F.conv2d(x, weight, None, node.op.stride, node.op.kernel // 2, groups=groups)
         mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-        new = {"mean": mean, "var": variance, "gamma": (variance + EPSILON).sqrt(), "beta": mean}
+        new = {"mean": mean, "var": variance, "gamma": (variance + EPSILON).sqrt(), "beta": mean.clone()}
         calibrated.update({f"{node.name}.{short}": tensor for short, tensor in new.items()})
     return calibrated

@@ -39,7 +39,8 @@ def to_onnx(
         batch: Images at a time; None leaves it open.
         metadata: Written into the file as it is.
     """
-    canonical, names = canonicalise(arch)
+    marks = {node.name: _bytes(tensors, arch, node) for node in arch.nodes}
+    canonical, names = canonicalise(arch, marks)  # else branches alike but for their weights would stand in any order
     tensors = State(tensors).renamed(names).value
     graph = _Graph()
     for node in canonical.nodes[1:]:
@@ -65,6 +66,10 @@ def to_onnx(
 
 def _shorts(arch: Arch, node: Node) -> list[str]:
     return list(node.op.params(arch.input_shapes(node.name)))
+
+
+def _bytes(tensors: Tensors, arch: Arch, node: Node) -> bytes:
+    return b"".join(tensors[f"{node.name}.{short}"].numpy().tobytes() for short in _shorts(arch, node))
 
 
 @dataclass

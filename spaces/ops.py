@@ -66,8 +66,8 @@ def _norm_params(channels: int) -> dict[str, Param]:
 
 def _positive(op: object, **values: int) -> None:
     for name, value in values.items():
-        if value < 1:
-            raise ArchError(f"{type(op).__name__}: {name} is {value}, it must be at least 1")
+        if type(value) is not int or value < 1:  # not 3.0, nor NumPy's 3: both would be written and hashed differently
+            raise ArchError(f"{type(op).__name__}: {name} is {value!r}, it must be a whole number of at least 1")
 
 
 def _strided(size: int, stride: int) -> int:
@@ -128,6 +128,11 @@ class Normalise(Op):
             "mean": Param(shape, ("out",), "zeros", trainable=False),
             "std": Param(shape, ("out",), "ones", trainable=False),
         }
+
+    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """The input's, which must be a map."""
+        _spatial(self, inputs[0])
+        return inputs[0]
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,11 @@ class Norm(Op):
     def params(self, inputs: Sequence[Shape]) -> dict[str, Param]:
         """``gamma, beta, mean, var``."""
         return _norm_params(inputs[0][0])
+
+    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """The input's, which must be a map."""
+        _spatial(self, inputs[0])
+        return inputs[0]
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,9 @@ class PlainSpace(Space[Arch]):
     width_step: int = 8
 
     def __post_init__(self) -> None:
-        if self.stages < 1:
-            raise SpecError(f"stages is {self.stages}, it must be at least 1")
+        for name in ("stages", "stem_stride", "width_step"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}, it must be at least 1")
         if not 1 <= self.min_width <= self.max_width:
             raise SpecError(f"widths from {self.min_width} to {self.max_width}: the first must be 1 to the second")
         if self.classes < 2:
@@ -108,22 +109,27 @@ class PlainSpace(Space[Arch]):
         return fitting or found[:1]
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Widths log-uniform and not falling, 1 to 4 convolutions a stage, dense or separable; then up to 3 moves."""
-        while True:
-            convs = rng.integers(1, 5, self.stages).tolist()
-            low, high = np.log(self.min_width), np.log(self.max_width)
-            drawn = np.exp(rng.uniform(low, high, self.stages))
-            widths = sorted(max(self.min_width, self._step(width)) for width in drawn)
-            separable = self.separable and rng.random() < 0.4
-            arch = self.plain(widths, convs, kernel=int(rng.choice([3, 3, 5])), separable=separable)
-            for _ in range(rng.integers(0, 4) if self.skips else 0):
-                proposed = self.propose(arch, rng)
-                arch = proposed[1].genotype if proposed else arch
-            if self.refusal(arch) is None:
-                return arch
+        """Widths log-uniform and not falling, 1 to 4 convolutions a stage, dense or separable; then up to 3 moves.
 
-    def _step(self, width: float) -> int:
-        return max(1, round(width / self.width_step)) * self.width_step
+        Where the bounds refuse a hundred chains, it begins with one of :meth:`starts`.
+        """
+        chains = (self._random_chain(rng) for _ in range(100))
+        arch = next((chain for chain in chains if self.refusal(chain) is None), None)
+        if arch is None:
+            starts = self.starts()
+            arch = starts[rng.integers(len(starts))]
+        for _ in range(rng.integers(0, 4) if self.skips else 0):
+            proposed = self.propose(arch, rng)
+            arch = proposed[1].genotype if proposed else arch
+        return arch
+
+    def _random_chain(self, rng: np.random.Generator) -> Arch:
+        convs = rng.integers(1, 5, self.stages).tolist()
+        drawn = np.exp(rng.uniform(np.log(self.min_width), np.log(self.max_width), self.stages))
+        stepped = np.round(drawn / self.width_step).astype(int) * self.width_step
+        widths = np.sort(stepped.clip(self.min_width, self.max_width)).tolist()
+        kernel = int(rng.choice([3, 3, 5]))
+        return self.plain(widths, convs, kernel, separable=self.separable and rng.random() < 0.4)
 
     def decode(self, genotype: Arch) -> Arch:
         """The genotype itself."""

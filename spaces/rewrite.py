@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from spaces.arch import Arch, Node, canonicalise, prune_dead
+from spaces.arch import Arch, Node, canonicalise
 from spaces.channels import Axes, Edge, Segment, axes
 from spaces.errors import ArchError
 from spaces.ops import Act, Add, Concat, Conv, Linear, Op, Param, Role
@@ -74,8 +74,8 @@ def canonical(arch: Arch) -> Rewrite:
     return Rewrite(child, lambda state: state.renamed(names), names)
 
 
-def _transfer(rebuild: Callable[[Tensors, Tensors], Tensors]) -> Transfer:
-    """A transfer from a function on one slot.
+def _transfer(child: Arch, rebuild: Callable[[Tensors, Tensors], Tensors]) -> Transfer:
+    """The transfer to a child, from a function on one slot.
 
     `rebuild(tensors, value)` gives the new tensors of a slot; choices are made by `value`, the slot of the weights.
     A tensor that it hands on as it is keeps its momentum; any other starts with none.
@@ -86,12 +86,10 @@ def _transfer(rebuild: Callable[[Tensors, Tensors], Tensors]) -> Transfer:
         ema = rebuild(state.ema, state.value) if state.ema else {}
         handed_on = {id(tensor): key for key, tensor in state.value.items()}
         momentum: dict[str, Tensor] = {}
-        for key, tensor in value.items() if state.momentum else ():
-            old = handed_on.get(id(tensor))
-            if old is None:
-                momentum[key] = torch.zeros_like(tensor)
-            elif old in state.momentum:
-                momentum[key] = state.momentum[old]
+        for key, param in child.params.items():
+            if param.trainable and state.momentum:
+                kept = state.momentum.get(handed_on.get(id(value[key]), ""))
+                momentum[key] = torch.zeros_like(value[key]) if kept is None else kept
         return State(value, ema, momentum)
 
     return transfer
@@ -121,10 +119,12 @@ def remap(
         seed: Of the fresh rows.
 
     Raises:
-        ArchError: The segment is frozen, or nothing of it would be left.
+        ArchError: The segment is frozen, the source names a channel it lacks, or nothing of it would be left.
     """
     if segment.frozen:
         raise ArchError("these channels belong to the image or to the class scores")
+    if not isinstance(source, Choice) and not all(-1 <= old < segment.size for old in source):
+        raise ArchError(f"the source is {list(source)}, it must hold channels 0 to {segment.size - 1}, or -1")
     found = axes(arch)
     growth = (source.size if isinstance(source, Choice) else len(source)) - segment.size
 
@@ -139,7 +139,7 @@ def remap(
         change = _Change(arch, found, segment, segment.size, picked, shares or _equal_shares(picked))
         return _gather(child, change, tensors, seed)
 
-    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+    return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
 
 def _wider(node: Node, growth: int) -> Node:
@@ -261,7 +261,7 @@ def splice(
             rebuilt = _gather(child, change, rebuilt, seed)
         return rebuilt
 
-    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+    return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
 
 def _added(child: Arch, concat: Node) -> _Change:
@@ -324,7 +324,7 @@ def swap(
         own = {f"{name}.{short}": converted[short] for short in after}
         return {key: own[key] if key in own else tensors[key] for key in child.params}
 
-    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+    return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
 
 # drop -----------------------------------------------------------------------------------------------------------------
@@ -342,22 +342,24 @@ def drop(arch: Arch, name: str, position: int | None = None) -> Rewrite:
     node = arch[name]
     rest = tuple(source for i, source in enumerate(node.inputs) if i != position)
     act = node.op.act if isinstance(node.op, Add) else None
+    last = arch.output
     if len(rest) > 1 or act is not None:
         op = node.op if act is None or len(rest) > 1 else Act(act)
-        kept = tuple(replace(other, op=op, inputs=rest) if other is node else other for other in arch.nodes)
+        kept = [replace(other, op=op, inputs=rest) if other is node else other for other in arch.nodes]
     else:
-        kept = tuple(
+        last = rest[0] if last == name else last
+        kept = [
             replace(other, inputs=tuple(rest[0] if source == name else source for source in other.inputs))
             for other in arch.nodes
             if other is not node
-        )
-    child = Arch(prune_dead(kept))
+        ]
+    child = Arch(_sorted(kept, last))
     lost = _lost(arch, name, position) if position is not None and isinstance(node.op, Concat) else None
 
     def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
         return _gather(child, lost, tensors, 0) if lost else {key: tensors[key] for key in child.params}
 
-    return Rewrite(child, _transfer(rebuild), _survivors(arch, child))
+    return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
 
 def _lost(arch: Arch, concat: str, position: int) -> _Change:

@@ -1,0 +1,75 @@
+"""`Box`: the corner points between which a study measures its hypervolume, fixed before the first training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from hwnas import pareto
+from hwnas.costs import Cost
+
+#: How many decades below the cheapest and above the dearest start the box reaches.
+DECADES = 1.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """Costs count as log10, the error as it is; the volume is the part of the box that a front dominates.
+
+    Attributes:
+        objectives: Names, in the order of the columns.
+        ideal: Best corner, in units of the objectives.
+        reference: Worst corner; what lies beyond it counts for nothing.
+    """
+
+    objectives: tuple[str, ...]
+    ideal: tuple[float, ...]
+    reference: tuple[float, ...]
+
+    @classmethod
+    def around(
+        cls, starts: Sequence[Cost], objectives: Sequence[str], limits: Mapping[str, float], chance: float
+    ) -> Self:
+        """The box of a study.
+
+        Args:
+            starts: Costs of the networks a search begins with; costs reach a decade below and above them.
+            objectives: Names of all objectives, the error among them.
+            limits: Where there is one it is the worst corner.
+            chance: Error of guessing, the worst corner of the error; the best is 0.
+        """
+        corners = {"error": (0.0, chance)}
+        for name in objectives:
+            if name != "error":
+                values = [cost[name].value for cost in starts]
+                corners[name] = (min(values) / 10**DECADES, limits.get(name, max(values) * 10**DECADES))
+        return cls(tuple(objectives), *zip(*(corners[name] for name in objectives), strict=True))
+
+    def volume(self, values: pareto.Points) -> float:
+        """Share of the box, 0..1, that rows of objective values dominate.
+
+        >>> box = Box(("error", "params"), (0.0, 1e3), (1.0, 1e5))
+        >>> round(box.volume(np.array([[0.5, 1e4]])), 6)
+        0.25
+        """
+        if len(values) == 0:
+            return 0.0
+        low, high = self._logs([self.ideal])[0], self._logs([self.reference])[0]
+        return pareto.hypervolume(np.maximum((self._logs(values) - low) / (high - low), 0), np.ones(len(low)))
+
+    def _logs(self, values: Any) -> pareto.Points:
+        logs = np.array(values, dtype=np.float64)
+        for column, name in enumerate(self.objectives):
+            if name != "error":
+                logs[:, column] = np.log10(logs[:, column])
+        return logs
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain mapping."""
+        return {key: list(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Sequence[Any]]) -> Self:
+        """The box that :meth:`to_json` wrote."""
+        return cls(**{key: tuple(value) for key, value in data.items()})

@@ -1,0 +1,408 @@
+"""The command line: each command reads its options, calls the rooms and prints.
+
+Whatever the user can cause ends in one sentence on standard error and exit code 2; 1 means that nothing fits the
+limits, 130 that the command was interrupted. Anything else is a bug, and shows its traceback.
+"""
+
+import errno
+import json
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from hwnas import manifest as manifests
+from hwnas import progress, report
+from hwnas.selection import Percentile, select
+from hwnas.spec import Spec, parse_budget, parse_quantity
+from spaces.errors import HwnasError, SpecError, StoreError
+
+if TYPE_CHECKING:
+    import onnx
+
+# What needs torch, ONNX Runtime or pandas is imported inside the commands: `hwnas --help` answers at once.
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells count it: 128 and the number of the signal."""
+
+SAMPLE = 20
+"""Random networks that stand for the space where no files are named; below 19 a check has no interval of its own."""
+
+Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Max: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--max", metavar="K=V", help="Limit, such as latency=3ms or params=200k; repeat for more."),
+]
+Device: TypeAlias = Annotated[str | None, typer.Option(help="Which device latency means, where a run has several.")]
+For: TypeAlias = Annotated[
+    list[Path] | None, typer.Option("--for", metavar="ONNX...", help="Networks; default: random ones of the space.")
+]
+MoreFiles: TypeAlias = Annotated[list[Path] | None, typer.Argument(hidden=True)]  # so that --for takes many files
+
+
+class Commands(TyperGroup):
+    """The one place where errors become sentences."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Accept ``--debug`` anywhere on the line."""
+        if "--debug" in args:
+            args = ["--debug", *(arg for arg in args if arg != "--debug")]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; an error of the user's or the machine's ends it with a sentence and exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except (HwnasError, OSError) as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            _complain(f"error: {error if isinstance(error, HwnasError) else explain(error)}")
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as interrupt:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            _complain("interrupted")
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+def main() -> None:
+    """Entry point of the program ``hwnas``."""
+    app(prog_name="hwnas")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"hwnas {version('hwnas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print it.")
+    ] = False,
+) -> None:
+    """From a folder of labelled images and a device to a Pareto front of trained, verified ONNX models."""
+
+
+# Searching
+
+
+@app.command()
+def search(
+    spec: Annotated[Path | None, typer.Argument(metavar="SPEC.yaml", help="Default: digits, two minutes.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of images, or digits, cifar10, ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="New run folder; default: runs/DATA-TIME.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Duration such as 30m, or a number of trainings.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side that images are resized to.")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy or balanced-accuracy.")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Such as latency=3ms; repeat for more.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for training; default: measured.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """From images and this machine to a front of ONNX models."""
+    chosen = Spec.load(spec) if spec else Spec()
+    options = {
+        "data.source": data,
+        "data.image_size": image_size,
+        "data.metric": metric,
+        "budget": budget,
+        "seed": seed,
+        "threads": threads,
+        "limits": {**chosen.to_json()["limits"], **_pairs(limit)},
+    }
+    chosen = chosen.resolve({key: value for key, value in options.items() if value is not None})
+    run = out or default_folder(chosen.data.source)
+    if (run / "study.db").exists():
+        raise StoreError(f"{run} holds a study already. Go on with 'hwnas resume {run}', or name another --out.")
+    with _resumable(run):
+        from hwnas import study
+
+        study.search(chosen, run, progress.choose(quiet))
+    _show_run(run)
+
+
+@app.command()
+def resume(
+    run: Run,
+    budget: Annotated[str | None, typer.Option(help="New duration of the whole run, such as 1h.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a search, or give a finished one more time."""
+    seconds = None if budget is None else parse_budget(budget).time
+    if budget is not None and seconds is None:
+        raise SpecError(f"--budget {budget}: resume takes a duration, such as 30m or {budget}s")
+    with _resumable(run):
+        from hwnas import study
+
+        study.resume(run, progress.choose(quiet), seconds)
+    _show_run(run)
+
+
+@contextmanager
+def _resumable(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        kept = (run / "study.db").exists()
+        _complain(
+            f"interrupted; all finished trainings are kept, go on with: hwnas resume {shlex.quote(str(run))}"
+            if kept
+            else "interrupted before the search began; nothing was kept"
+        )
+        raise typer.Exit(INTERRUPTED) from interrupt
+
+
+def default_folder(source: str) -> Path:
+    """Where a search goes if nobody says so: ``runs/`` and the data's name, with the time.
+
+    >>> str(default_folder("/data/My Flowers/"))[:16]
+    'runs/my-flowers-'
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", Path(source).resolve().name.lower()).strip("-")
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _show_run(run: Path) -> None:
+    manifest = manifests.read(run)
+    out = _console()
+    out.print()
+    out.print(report.table(manifest))
+    out.print(f"\n{_count(len(manifest.models), 'model')} in {run / manifests.FRONT}; see also front.csv and front.png")
+    if manifest.not_trained:
+        out.print(f"{len(manifest.not_trained)} more were not finished; the manifest says why")
+    if example := report.example_limit(manifest):
+        out.print(f"Choose one:  hwnas select {shlex.quote(str(run))} --max {example}", soft_wrap=True)
+
+
+# Looking at a run
+
+
+@app.command()
+def front(run: Run, as_json: Annotated[bool, typer.Option("--json", help="The manifest.")] = False) -> None:
+    """Show the front of a run: table and hypervolume."""
+    manifest = manifests.read(run)
+    if as_json:
+        print(manifest.model_dump_json(indent=2))
+        return
+    out = _console()
+    out.print(report.table(manifest))
+    if manifest.hypervolume is not None:
+        out.print(f"\nhypervolume {manifest.hypervolume:.4f}")
+    if (picture := run / "front.png").is_file():
+        out.print(f"picture {picture}", soft_wrap=True)
+
+
+@app.command("select")
+def select_command(
+    run: Run,
+    limits: Max = None,
+    device: Device = None,
+    percentile: Annotated[int, typer.Option(help="Of the measured latency: 50 or 95.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="The selection, with all that is known of each.")] = False,
+) -> None:
+    """Print the model to ship: the most accurate within limits.
+
+    And the next cheaper and the next better, with what they cost. Where nothing fits: the nearest miss, and exit code 1.
+    """
+    selection = select(manifests.read(run), _limits(limits), device=device, percentile=_percentile(percentile))
+    folder = manifests.path_in(run).parent
+    if as_json:
+        print(json.dumps(report.selection_json(selection, folder), indent=2))
+    else:
+        print("\n".join(report.selection_lines(selection, folder)))
+    if selection.best is None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="New or empty folder.", show_default=False)],
+    limits: Max = None,
+    device: Device = None,
+) -> None:
+    """Copy the models, their manifest and predict.py elsewhere.
+
+    All models, or with --max the one that select picks.
+    """
+    manifest = manifests.read(run)
+    if limits:
+        selection = select(manifest, _limits(limits), device=device)
+        if selection.best is None:
+            print("\n".join(report.selection_lines(selection, manifests.path_in(run).parent)))
+            raise typer.Exit(1)
+        manifest = manifest.model_copy(update={"models": [selection.best.model]})
+    report.export(manifest, manifests.path_in(run).parent, out)
+    name = shlex.quote(str(out))
+    print(f"{_count(len(manifest.models), 'model')} in {out}")
+    print(f"Try:  python {name}/predict.py {name}/{manifest.models[0].file} IMAGE")
+
+
+# Latency
+
+
+@app.command()
+def profile(
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="TABLE", help="CSV to make or extend.", show_default=False)
+    ],
+    files: For = None,
+    more: MoreFiles = None,
+    runtime: Annotated[str, typer.Option(help="ort-cpu or torch-cuda.")] = "ort-cpu",
+    threads: Annotated[int, typer.Option(help="Threads of one inference.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
+) -> None:
+    """Measure kernels on this machine, into a latency table."""
+    from latency import Deployment, make_runtime
+    from latency import profile as extend
+
+    deployment = Deployment.here(runtime, threads=threads, batch=batch)
+    models = _networks([*(files or []), *(more or [])], batch, seed=0)
+    with _kernel_bar() as advance:
+        table = extend(make_runtime(deployment), models, out, progress=advance)
+    print(f"{out}: {len(table.frame)} kernels of {deployment}")
+    print(f"Is it to be trusted?  hwnas check {shlex.quote(str(out))}")
+
+
+@app.command()
+def check(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A latency table of this machine.", show_default=False)
+    ],
+    files: For = None,
+    more: MoreFiles = None,
+) -> None:
+    """Is a latency table to be trusted? Predicted against measured."""
+    from latency import LatencyTable
+    from latency import check as hold_against
+
+    loaded = LatencyTable.load(table)
+    deployment = loaded.header.deployment
+    print(f"{table}: {len(loaded.frame)} kernels of {deployment}")
+    # Not the seed of `profile`: a table is to be judged by networks that it was not built for.
+    found = hold_against(loaded, _networks([*(files or []), *(more or [])], deployment.batch, seed=1))
+    _console().print(report.check_table(found.networks))
+    print(found)
+
+
+def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
+    """Networks from files, or random ones of the plain space."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    models = []
+    for file in files:
+        try:
+            model = onnx.load(file)
+        except DecodeError as error:
+            raise SpecError(f"{file} is not an ONNX file: {error}") from error
+        model.graph.name = file.stem
+        models.append(model)
+    return models or _random_networks(batch, seed)
+
+
+def _random_networks(batch: int, seed: int) -> list["onnx.ModelProto"]:
+    import numpy as np
+
+    from spaces.onnx import to_onnx
+    from spaces.plain import PlainSpace
+    from spaces.state import initial_state
+
+    rng = np.random.default_rng(seed)
+    space = PlainSpace((3, 32, 32), classes=10, max_width=128)
+    models = []
+    for number in range(SAMPLE):
+        arch = space.decode(space.sample(rng))
+        model = to_onnx(arch, initial_state(arch).value, batch=batch)
+        model.graph.name = f"random-{number}"
+        models.append(model)
+    return models
+
+
+@contextmanager
+def _kernel_bar() -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=progress.LastingConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task("kernels", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# Reading options, printing
+
+
+def _limits(texts: list[str] | None) -> dict[str, float]:
+    """``["latency=3ms"]`` in base units.
+
+    >>> _limits(["latency=3ms", "params=200k"])
+    {'latency': 3.0, 'params': 200000.0}
+    """
+    return {name: parse_quantity(name, value) for name, value in _pairs(texts).items()}
+
+
+def _pairs(texts: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SpecError(f"{text!r} is no limit; write a quantity and its largest value, such as latency=3ms")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _percentile(number: int) -> Percentile:
+    if number == 50:
+        return 50
+    if number == 95:
+        return 95
+    raise SpecError(f"--percentile is {number}; measured are 50 (the median) and 95")
+
+
+def explain(error: OSError) -> str:
+    """What the system refused, and what to do about it.
+
+    >>> explain(PermissionError(13, "Permission denied", "/root/runs"))
+    '/root/runs: permission denied; choose another place, or change its permissions'
+    """
+    place = f"{error.filename}: " if error.filename else ""
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}the disk is full; free some space, then go on with 'hwnas resume RUN'"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{place}{reason}; choose another place, or change its permissions"
+    return f"{place}{reason}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _console() -> Console:
+    """Standard output; as wide as a table needs where nobody looks at it."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)

@@ -1,0 +1,127 @@
+"""`Executor`: runs a trial in this process: inherit, calibrate, train, evaluate."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwnas.trial import Result, Trial
+from objectives.accuracy import Metric, evaluate
+from objectives.data import Data
+from objectives.training import Recipe, train
+from spaces.arch import Arch
+from spaces.errors import TrainingError
+from spaces.morphisms import move_from_json
+from spaces.network import Network, calibrate
+from spaces.space import Space
+from spaces.state import State, initial_state
+
+#: Images that new norms are calibrated on.
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running a trial gave: the result for the strategy, the tensors for the store (none if it failed)."""
+
+    trial: Trial
+    result: Result
+    state: State | None
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Everything that evaluating a network needs, and that all networks of a study share.
+
+    Attributes:
+        space: Reads genotypes and moves.
+        data: Trained on its training split, judged on its validation split.
+        recipe: How candidates are trained; the trial sets epochs and seed.
+        metric: Of the validation.
+        device: Where networks train.
+        parents: Id of a trial -> the trial and its tensors.
+    """
+
+    space: Space[Any]
+    data: Data
+    recipe: Recipe
+    metric: Metric
+    device: torch.device
+    parents: Callable[[int], tuple[Trial, State]]
+
+    def run(self, trials: Sequence[Trial]) -> Iterator[Outcome]:
+        """Outcomes one by one; a candidate that diverges or runs out of memory fails, and costs only itself."""
+        for trial in trials:
+            try:
+                yield self._outcome(trial)
+            except TrainingError as error:
+                yield Outcome(trial, Result({}, 0.0, status="failed", reason=str(error)), None)
+
+    def _outcome(self, trial: Trial) -> Outcome:
+        arch, state, teacher = self._start(trial)
+        recipe = replace(self.recipe, epochs=trial.fidelity_to - trial.fidelity_from, seed=trial.seed)
+        return self.finish(trial, arch, state, recipe, teacher)
+
+    def finish(
+        self, trial: Trial, arch: Arch, state: State, recipe: Recipe, teacher: torch.nn.Module | None = None
+    ) -> Outcome:
+        """Train from a state and evaluate.
+
+        Raises:
+            TrainingError: The network diverged or ran out of memory.
+        """
+        network = Network(arch, state.value).to(self.device)
+        run = train(
+            network,
+            self.data.train,
+            recipe,
+            teacher=teacher,
+            momentum=state.momentum,
+            ema=state.ema if state.ema and recipe.ema is not None else None,
+        )
+        found = evaluate(network, self.data.val, self.metric, weights=run.ema)
+        average, momentum = ({key: t.cpu() for key, t in (kept or {}).items()} for kept in (run.ema, run.momentum))
+        trained = State(network.tensors(), average, momentum)
+        info = {
+            "stderr": found.stderr,
+            "images": found.n,
+            "epochs": trial.fidelity_from + run.epochs,
+            "seconds_per_epoch": run.seconds / max(run.epochs, 1e-9),
+            "loss": run.loss,
+        }
+        return Outcome(trial, Result({"error": 1 - found.value}, run.seconds, info=info), trained)
+
+    def _start(self, trial: Trial) -> tuple[Arch, State, torch.nn.Module | None]:
+        """Architecture, first weights, and a teacher where a move was approximate."""
+        genotype = self.space.from_json(trial.genotype)
+        arch = self.space.decode(genotype)
+        if trial.init == "scratch":
+            return arch, initial_state(arch, trial.seed, mean=list(self.data.mean), std=list(self.data.std)), None
+        assert trial.parent is not None
+        parent, state = self.parents(trial.parent)
+        if trial.init == "checkpoint":
+            return arch, state, None
+        return self._inherited(trial, parent, state)
+
+    def _inherited(self, trial: Trial, parent: Trial, state: State) -> tuple[Arch, State, torch.nn.Module | None]:
+        genotype = self.space.from_json(parent.genotype)
+        teacher: torch.nn.Module | None = None
+        for step in trial.moves:
+            child = self.space.apply(genotype, move_from_json(step))
+            if child.exact is None and teacher is None:
+                teacher = Network(self.space.decode(genotype), state.best).to(self.device)
+            genotype, state = child.genotype, child.transfer(state)
+            if child.exact == "eval":
+                state = self._calibrated(self.space.decode(genotype), state, child.new, trial.seed)
+        return self.space.decode(genotype), state, teacher
+
+    def _calibrated(self, arch: Arch, state: State, nodes: frozenset[str], seed: int) -> State:
+        """New norms set from training images, so that the child computes in training mode what the parent did."""
+        images = self.data.train.images
+        chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_IMAGES]
+        batch = images[torch.from_numpy(np.sort(chosen))].float() / 255
+        value = calibrate(arch, state.value, nodes, batch)
+        ema = calibrate(arch, state.ema, nodes, batch) if state.ema else {}
+        return State(value, ema, state.momentum)

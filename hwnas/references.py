@@ -1,0 +1,112 @@
+"""Stock networks trained by the same recipe on the same data, so that a user sees whether the search paid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from objectives import cost
+from objectives.data import Data
+from spaces.arch import Arch
+from spaces.network import Network
+from spaces.onnx import to_onnx
+from spaces.plain import PlainSpace
+from spaces.state import initial_state
+
+#: Channels of the first stage of the plain references; each later stage has twice those of the one before.
+PLAIN_WIDTHS = (8, 16, 32)
+
+#: torchvision's networks shrink the map by 32 on the way.
+SMALLEST_IMAGE = 32
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A stock network.
+
+    Attributes:
+        name: For tables.
+        build: A new, untrained module: images in 0..1 to class scores.
+        export: The trained module as ONNX, for a batch size.
+        params: Trainable parameters.
+        macs: Multiply-accumulates for one image.
+        peak_memory: Bytes of activations; None where the graph is not ours.
+    """
+
+    name: str
+    build: Callable[[int], nn.Module]
+    export: Callable[[nn.Module, int], onnx.ModelProto]
+    params: int
+    macs: int
+    peak_memory: int | None
+
+
+def references(space: PlainSpace, data: Data) -> list[Reference]:
+    """Three plain chains of two convolutions a stage; torchvision's two where the images are large enough."""
+    found = []
+    for width in PLAIN_WIDTHS:
+        arch = space.plain([width * 2**stage for stage in range(space.stages)], [2] * space.stages)
+        found.append(_plain(f"plain-{width}", arch, data))
+    if min(data.shape[1:]) >= SMALLEST_IMAGE:
+        found += [_torchvision(name, data) for name in ("mobilenet_v3_small", "resnet18")]
+    return found
+
+
+def _plain(name: str, arch: Arch, data: Data) -> Reference:
+    def build(seed: int) -> nn.Module:
+        return Network(arch, initial_state(arch, seed, mean=list(data.mean), std=list(data.std)).value)
+
+    def export(module: nn.Module, batch: int) -> onnx.ModelProto:
+        assert isinstance(module, Network)
+        return to_onnx(arch, module.tensors(), batch=batch)
+
+    return Reference(name, build, export, cost.params(arch), cost.macs(arch), cost.peak_memory(arch))
+
+
+class _Normalised(nn.Module):
+    """A torchvision network behind the input normalisation; grey images count as colour."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, data: Data) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(data.mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(data.std).reshape(-1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = (images - self.mean) / self.std
+        scores: torch.Tensor = self.network(x.expand(-1, 3, -1, -1))
+        return scores
+
+
+def _torchvision(name: str, data: Data) -> Reference:
+    import torchvision  # a second to import, only for references
+
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        network = torchvision.models.get_model(name, weights=None, num_classes=len(data.classes))
+        return _Normalised(network, data)
+
+    def export(module: nn.Module, batch: int) -> onnx.ModelProto:
+        images = torch.zeros(batch, *data.shape)
+        program = torch.onnx.export(
+            module.cpu().eval(), (images,), input_names=["image"], output_names=["logits"], dynamo=True, verbose=False
+        )
+        assert program is not None
+        return program.model_proto
+
+    module = build(0)
+    params = sum(parameter.numel() for parameter in module.parameters())
+    return Reference(name, build, export, params, _macs(module, data), None)
+
+
+def _macs(module: nn.Module, data: Data) -> int:
+    """Convolutions and linear layers; a multiply-accumulate is two of torch's operations."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module.eval()(torch.zeros(1, *data.shape))
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,287 @@
+"""What a finished run shows, all read off the manifest: the table, ``front.csv``, ``front.png``, ``predict.py``."""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from hwnas import manifest as manifests
+from hwnas.manifest import Manifest, Model, Network
+from hwnas.plot import Point, draw
+from hwnas.selection import Choice, Selection
+from hwnas.spec import format_quantity
+from spaces.errors import SpecError, StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> None:
+    """Write manifest, ``front.csv``, ``front.png`` and ``predict.py`` into a run folder.
+
+    Args:
+        folder: the run folder; the ONNX files are already in its ``front``.
+        manifest: what to report.
+        archive: what the search saw on the way, for the picture.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    manifests.write(manifest, folder / manifests.FRONT)
+    manifests.write_atomically(folder / "front.csv", frame(manifest).to_csv(index=False))
+    draw(
+        folder / "front.png",
+        [*archive, *points(manifest)],
+        data=manifest.data,
+        device=manifest.device,
+        metric=manifest.metric,
+        limits=manifest.limits,
+    )
+    copy_predict(folder)
+
+
+def copy_predict(folder: Path) -> Path:
+    """Put ``predict.py``, which labels an image from an ONNX file alone, into `folder`."""
+    return Path(shutil.copyfile(Path(__file__).with_name("predict.py"), folder / "predict.py"))
+
+
+def frame(manifest: Manifest) -> "pd.DataFrame":
+    """The front as a table: one row a model, best validation accuracy first, then the reference rows.
+
+    Units stand in the column names; the latency columns carry the device's name where there are several devices.
+    """
+    import pandas as pd  # a third of a second that `hwnas --help` need not wait for
+
+    return pd.DataFrame([_row(network, manifest.devices()) for network in _ordered(manifest)])
+
+
+def points(manifest: Manifest) -> list[Point]:
+    """The front and the references as marks in the picture; latency is that of the first device."""
+    first = manifest.devices()[:1]
+    marks = []
+    for network in _ordered(manifest):
+        latency = network.latency.get(first[0]) if first else None
+        front = isinstance(network, Model)
+        marks.append(
+            Point(
+                kind="front" if front else "reference",
+                accuracy=network.accuracy.val,
+                latency_ms=(latency.p50_ms or latency.predicted_ms) if latency else None,
+                params=network.params,
+                macs=network.macs,
+                label="" if front else network.id,
+            )
+        )
+    return marks
+
+
+def table(manifest: Manifest) -> Table:
+    """The front for a terminal, best validation accuracy first, references below a rule."""
+    devices = manifest.devices()
+    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    grid.add_column("network", no_wrap=True)
+    for header in ["val %", "±", "test %", *(_latency_header(device, devices) for device in devices), "params", "MACs"]:
+        grid.add_column(header, justify="right", no_wrap=True)
+    grid.add_column("", overflow="fold")
+    for network in _ordered(manifest):
+        front = isinstance(network, Model)
+        accuracy = network.accuracy
+        grid.add_row(
+            Path(network.file).stem if isinstance(network, Model) else network.id,
+            f"{accuracy.val:.2%}".rstrip("%"),
+            f"{accuracy.val_stderr:.2%}".rstrip("%"),
+            "-" if accuracy.test is None else f"{accuracy.test:.2%}".rstrip("%"),
+            *(milliseconds(network, device) for device in devices),
+            quantity("params", network.params),
+            quantity("macs", network.macs),
+            _remark(network),
+            style="" if front else "dim",
+        )
+    return grid
+
+
+def quantity(name: str, value: float) -> str:
+    """A value of an objective in three digits, with a unit.
+
+    >>> quantity("params", 45_213), quantity("macs", 999_999), quantity("latency", 0.51234), quantity("macs", 0)
+    ('45.2k', '1M', '512us', '0')
+    """
+    return format_quantity(name, float(f"{value:.3g}")) if value else "0"
+
+
+def milliseconds(network: Network, device: str) -> str:
+    """Measured median on `device`, else ``~`` and the prediction, else a dash; three digits."""
+    latency = network.latency.get(device)
+    if latency is None:
+        return "-"
+    if latency.p50_ms is not None:
+        return f"{latency.p50_ms:.3g}"
+    return "-" if latency.predicted_ms is None else f"~{latency.predicted_ms:.3g}"
+
+
+def example_limit(manifest: Manifest) -> str | None:
+    """A limit on which the front can be tried out: what its middle network needs, rounded up; None for fewer than two.
+
+    Latency where one device has it for all models, else parameters.
+    """
+    if len(manifest.models) < 2:
+        return None
+    devices = manifest.devices()
+    costs = [model.latency[devices[0]].p50_ms for model in manifest.models if len(devices) == 1 and model.latency]
+    name, values = "latency", [cost for cost in costs if cost is not None]
+    if len(values) < len(manifest.models):
+        name, values = "params", [float(model.params) for model in manifest.models]
+    middle = sorted(values)[len(values) // 2]
+    step = 10.0 ** (math.floor(math.log10(middle)) - 1)
+    return f"{name}={quantity(name, math.ceil(middle / step) * step)}"
+
+
+def selection_lines(selection: Selection, folder: Path) -> list[str]:
+    """A selection for people: what each network is and what it costs or gains.
+
+    Args:
+        selection: What `select` found.
+        folder: Where the files are.
+    """
+    limits = ", ".join(f"{_short(name)} <= {quantity(name, bound)}" for name, bound in selection.limits.items())
+    if selection.best is None:
+        lines = [f"nothing fits {limits}"]
+        if selection.nearest_miss:
+            lines += _choice_lines("nearest miss", selection.nearest_miss, selection, folder)
+        return lines
+    lines = [f"within {limits}"] if limits else []
+    lines += _choice_lines("best", selection.best, selection, folder)
+    if selection.cheaper:
+        lines += _choice_lines("cheaper", selection.cheaper, selection, folder)
+    if selection.better:
+        lines += _choice_lines("better", selection.better, selection, folder)
+    return lines
+
+
+def selection_json(selection: Selection, folder: Path) -> dict[str, object]:
+    """A selection for programs: for each network the manifest's entry, its path, and its values of what is limited."""
+
+    def choice(found: Choice | None) -> dict[str, object] | None:
+        if found is None:
+            return None
+        return {"path": str(folder / found.model.file), "costs": found.costs, **found.model.model_dump(mode="json")}
+
+    return {
+        "limits": selection.limits,
+        "best": choice(selection.best),
+        "cheaper": choice(selection.cheaper),
+        "better": choice(selection.better),
+        "nearest_miss": choice(selection.nearest_miss),
+    }
+
+
+def export(manifest: Manifest, source: Path, target: Path) -> None:
+    """Copy the models of `manifest` from `source` into `target`, beside the manifest and predict.py.
+
+    Raises:
+        SpecError: `target` is a file, or a folder that is not empty.
+        StoreError: a file is missing or is not the one that was verified.
+        OSError: `target` cannot be written.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SpecError(f"{target} is not an empty folder; name a new one")
+    for model in manifest.models:
+        if not (file := source / model.file).is_file():
+            raise StoreError(f"{file} is missing; restore it from a copy, or run the search again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != model.sha256:
+            raise StoreError(f"{file} is not the file that was verified (its SHA-256 differs); restore it from a copy")
+    target.mkdir(parents=True, exist_ok=True)
+    for model in manifest.models:
+        shutil.copyfile(source / model.file, target / model.file)
+    copy_predict(target)
+    manifests.write(manifest, target)
+
+
+def check_table(networks: "pd.DataFrame") -> Table:
+    """Predicted against measured latency for a terminal; `networks` is that of a `latency.profile.CheckReport`."""
+    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    grid.add_column("network", no_wrap=True)
+    for header in ("kernels", "predicted ms", "interval", "measured ms", "error", "noise"):
+        grid.add_column(header, justify="right", no_wrap=True)
+    for row in networks.to_dict("records"):
+        grid.add_row(
+            str(row["name"]),
+            str(row["kernels"]),
+            f"{row['predicted_ms']:.3g}",
+            f"{row['low_ms']:.3g} to {row['high_ms']:.3g}",
+            f"{row['measured_ms']:.3g}",
+            f"{row['error']:+.1%}",
+            f"{row['noise']:.1%}",
+        )
+    return grid
+
+
+def _choice_lines(role: str, choice: Choice, selection: Selection, folder: Path) -> list[str]:
+    """File, accuracies and costs; against the best one where this is another."""
+    best = selection.best if choice is not selection.best else None
+    accuracy = choice.model.accuracy
+    gain = f" ({100 * (accuracy.val - best.model.accuracy.val):+.2f} points)" if best else ""
+    facts = [f"validation {accuracy.val:.2%} ± {accuracy.val_stderr:.2%}{gain}"]
+    if accuracy.test is not None:
+        facts.append(f"test {accuracy.test:.2%}")
+    for name, cost in choice.costs.items():
+        if name == "error" and choice.excess <= 1:
+            continue  # stands there as accuracy
+        change = f" ({cost / best.costs[name] - 1:+.0%})" if best and best.costs[name] and name != "error" else ""
+        bound = selection.limits.get(name)
+        over = f", {cost / bound:.3g} times the limit" if bound and cost > bound else ""
+        facts.append(f"{_short(name)} {quantity(name, cost)}{change}{over}")
+    facts += [f"{quantity('params', choice.model.params)} params"] if "params" not in choice.costs else []
+    return [f"{role:<8} {folder / choice.model.file}", f"{'':<8} {'; '.join(facts)}"]
+
+
+def _short(name: str) -> str:
+    return name.partition(".")[0] if name.startswith("latency.") else name
+
+
+def _ordered(manifest: Manifest) -> list[Network]:
+    groups: tuple[Sequence[Network], ...] = (manifest.models, manifest.references)
+    return [network for group in groups for network in sorted(group, key=lambda network: -network.accuracy.val)]
+
+
+def _row(network: Network, devices: Sequence[str]) -> dict[str, object]:
+    accuracy = network.accuracy
+    row: dict[str, object] = {
+        "kind": "front" if isinstance(network, Model) else "reference",
+        "network": network.id,
+        "val_accuracy_percent": _percent(accuracy.val),
+        "val_stderr_percent": _percent(accuracy.val_stderr),
+        "test_accuracy_percent": _percent(accuracy.test),
+        "onnx_test_accuracy_percent": _percent(accuracy.onnx_test),
+        "params": network.params,
+        "macs": network.macs,
+        "peak_memory_kib": None if network.peak_memory is None else round(network.peak_memory / 1024, 1),
+    }
+    for device in devices:
+        latency = network.latency.get(device, manifests.Latency())
+        suffix = f".{device}" if len(devices) > 1 else ""
+        for name, value in latency.model_dump(exclude={"table"}).items():
+            row[f"latency_{name}{suffix}"] = None if value is None else float(f"{value:.4g}")
+    row["epochs"] = round(network.epochs, 2)
+    row["over_limits"] = " ".join(network.over_limits) if isinstance(network, Model) else None
+    row["file"] = f"{manifests.FRONT}/{network.file}" if isinstance(network, Model) else None
+    return row
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else round(100 * fraction, 2)
+
+
+def _latency_header(device: str, devices: Sequence[str]) -> str:
+    return "ms" if len(devices) == 1 else f"ms {device}"
+
+
+def _remark(network: Network) -> Text:
+    if not isinstance(network, Model):
+        return Text("reference")
+    return Text(f"over {', '.join(network.over_limits)}" if network.over_limits else "", style="red")

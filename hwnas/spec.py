@@ -1,0 +1,650 @@
+"""`Spec`: everything a user may decide about a search, as one YAML file.
+
+`Spec()` is the default run: scikit-learn's digits on this machine, in about two minutes. A file names only what differs
+from it. The keys of four sections are arguments of the rooms they configure, which document them in full:
+
+==============  ===========================================
+`data`          `objectives.data.load_data`
+`space`         `spaces.plain.PlainSpace`
+`deployment`    `latency.deployment.Deployment.here`
+`training`      `objectives.training.Recipe`
+==============  ===========================================
+"""
+
+import re
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from decimal import Decimal
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from spaces.errors import SpecError
+
+if TYPE_CHECKING:
+    from objectives.training import Recipe
+
+# Units of each objective, in terms of its base unit: fraction, number, bytes, milliseconds.
+# Memory counts in 1024s, as the data sheets of small devices do.
+_COUNT = {"G": Decimal(10**9), "M": Decimal(10**6), "k": Decimal(10**3), "": Decimal(1)}
+_UNITS: dict[str, dict[str, Decimal]] = {
+    "error": {"": Decimal(1), "%": Decimal("0.01")},
+    "params": _COUNT,
+    "macs": _COUNT,
+    "peak_memory": {"GB": Decimal(2**30), "MB": Decimal(2**20), "KB": Decimal(2**10), "B": Decimal(1)},
+    "latency": {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001")},
+}
+_EXPONENT = r"(?:e[+-]?\d{1,3})?"
+_EXAMPLES = {"error": "5% or 0.05", "params": "200k", "macs": "1.5M", "peak_memory": "64KB", "latency": "3ms or 500us"}
+
+OBJECTIVES = tuple(_UNITS)
+"""What can be minimised: `error` is learned by training, the others are known before it."""
+
+
+# Quantities as people write them
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds meant by a text like `90s`, `30m`, `1h30m` or `1.5h`, or by a number of seconds.
+
+    Raises:
+        SpecError: it is no duration, or not above 0.
+
+    >>> parse_duration("30m"), parse_duration("1h 30m"), parse_duration(45)
+    (1800.0, 5400.0, 45.0)
+    """
+    number = rf"(\d+(?:\.\d+)?{_EXPONENT})"
+    found = re.fullmatch(rf"\s*(?:{number}h)?\s*(?:{number}m)?\s*(?:{number}s?)?\s*", _text(text))
+    parts = zip(found.groups(), (3600, 60, 1), strict=True) if found else ()
+    seconds = float(sum(Decimal(part) * unit for part, unit in parts if part))
+    if not 0 < seconds < float("inf"):
+        raise SpecError(f"{text!r} is no duration above 0; write 90s, 30m, 1h30m or a number of seconds")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The text that `parse_duration` reads as exactly this many seconds.
+
+    >>> format_duration(5400), format_duration(120.0), format_duration(0.25)
+    ('1h30m', '2m', '0.25s')
+    """
+    if seconds != int(seconds):
+        return f"{seconds!r}s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if n)
+
+
+def parse_quantity(objective: str, text: str | float) -> float:
+    """The value of an objective meant by a text with a unit, or by a number in the objective's base unit.
+
+    Base units: milliseconds (latency), numbers (params, macs), bytes (peak_memory; 1 KB is 1024 bytes), fractions
+    (error). Capital and small letters are the same.
+
+    Args:
+        objective: one of `OBJECTIVES`, or `latency.DEVICE`.
+        text: what the user wrote.
+
+    Raises:
+        SpecError: the objective is unknown, the text is no quantity of it, or the value is not above 0.
+
+    >>> parse_quantity("latency", "500us"), parse_quantity("params", "1.5M"), parse_quantity("peak_memory", "64KB")
+    (0.5, 1500000.0, 65536.0)
+    >>> parse_quantity("error", "5%"), parse_quantity("latency.board", 8)
+    (0.05, 8.0)
+    """
+    base = _base(objective)
+    value = _value(text, _UNITS[base])
+    if value is None:
+        raise SpecError(f"{objective} is {text!r}; it must be a value above 0, such as {_EXAMPLES[base]}")
+    if base == "error" and value >= 1:
+        raise SpecError(f"{objective} is {text!r}; it must be below 1, such as {_EXAMPLES[base]}")
+    return value
+
+
+def format_quantity(objective: str, value: float) -> str:
+    """The shortest text that `parse_quantity` reads as exactly this value.
+
+    Raises:
+        SpecError: the objective is unknown.
+
+    >>> format_quantity("latency", 0.5), format_quantity("params", 1.5e6), format_quantity("params", 212346)
+    ('500us', '1.5M', '212346')
+    >>> format_quantity("peak_memory", 65536), format_quantity("error", 0.05)
+    ('64KB', '5%')
+    """
+    exact = Decimal(repr(float(value)))
+    units = _UNITS[_base(objective)]
+    fitting = {unit: factor for unit, factor in units.items() if factor <= exact} or units
+    texts = [f"{(exact / factor).normalize():f}{unit}" for unit, factor in fitting.items()]
+    return min((text for text in texts if _value(text, units) == value), key=len)
+
+
+def parse_budget(text: str | float) -> "BudgetSection":
+    """What `--budget` means: a bare whole number counts trainings, anything else is a duration.
+
+    Raises:
+        SpecError: it is neither.
+
+    >>> parse_budget("200")
+    BudgetSection(time=None, trainings=200)
+    >>> parse_budget("30m")
+    BudgetSection(time=1800.0, trainings=None)
+    """
+    number = _text(text).strip()
+    try:
+        if number.isdecimal():
+            return BudgetSection(trainings=int(number))
+        return BudgetSection(time=parse_duration(text))
+    except (SpecError, ValueError):
+        raise SpecError(
+            f"budget is {text!r}; write a duration such as 30m, or a number of trainings such as 200"
+        ) from None
+
+
+def _base(objective: str) -> str:
+    base = objective.partition(".")[0] if objective.startswith("latency.") else objective
+    if base not in OBJECTIVES:
+        raise SpecError(f"{objective!r} is no objective; {_did_you_mean(objective, OBJECTIVES)}")
+    return base
+
+
+def _value(text: object, units: Mapping[str, Decimal]) -> float | None:
+    """A number with one of the units, as a finite float above 0; None if it is not."""
+    found = re.fullmatch(rf"(\d*\.?\d+{_EXPONENT})\s*([a-z%]*)", _text(text).strip().lower().replace("µ", "u"))
+    factors = {"": Decimal(1)} | {unit.lower(): factor for unit, factor in units.items()}
+    if not found or found[2] not in factors:
+        return None
+    value = float(Decimal(found[1]) * factors[found[2]])
+    return value if 0 < value < float("inf") else None
+
+
+def _text(value: object) -> str:
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """The one that looks like the name, or has it in it."""
+    close = get_close_matches(name.lower(), known, n=1)
+    return close[0] if close else next((one for one in known if name and name.lower() in one), None)
+
+
+def _did_you_mean(name: str, known: Collection[str]) -> str:
+    near = _nearest(name, known)
+    return f"did you mean {near}?" if near else f"known are {', '.join(known)}"
+
+
+# The sections
+
+
+def _duration(value: Any) -> float:
+    try:
+        return parse_duration(value)
+    except SpecError as error:
+        raise ValueError(error) from error  # pydantic adds the place
+
+
+def _whole(value: Any) -> int:
+    count = _value(value, _COUNT)
+    if count is None or count != int(count):
+        raise ValueError(f"{value!r} is no whole number above 0, such as 5000 or 200k")
+    return int(count)
+
+
+Duration = Annotated[float, BeforeValidator(_duration), PlainSerializer(format_duration)]
+Count = Annotated[int, BeforeValidator(_whole), PlainSerializer(lambda count: format_quantity("params", count))]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Section(BaseModel):
+    """No unknown keys; no "yes" where a number is due; no change once read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """The images; see `objectives.data.load_data`.
+
+    Attributes:
+        source: a folder of images, or the name of a published data set.
+        image_size: side that images are resized to; null: by their own sizes.
+        channels: 1 (grey) or 3 (colour); null: by the images.
+        val_fraction: share drawn for validation where the source has no such split.
+        test_fraction: the same for testing.
+        train_limit: train on a fixed subset of so many images.
+        download: whether a published data set that is nowhere may be fetched.
+        metric: what is counted as accuracy: of all images, or the mean over the classes.
+    """
+
+    source: str = "digits"
+    image_size: Positive | None = None
+    channels: Literal[1, 3] | None = None
+    val_fraction: Share | None = None
+    test_fraction: Share | None = None
+    train_limit: Count | None = None
+    download: bool = True
+    metric: Literal["accuracy", "balanced-accuracy"] = "accuracy"
+
+
+class SpaceSection(_Section):
+    """The networks that may be built; see `spaces.plain.PlainSpace`.
+
+    Attributes:
+        kind: the space; for now there is the plain one.
+        stages: number of map sizes; the map is halved between them.
+        stem_stride: stride of the first convolution; more than 1 for large images.
+        max_depth: most convolutions in a network.
+        min_width: fewest channels of a convolution.
+        max_width: most channels.
+        max_kernel: largest kernel.
+        max_params: most parameters, if bounded.
+        separable: whether depthwise-separable convolutions are allowed.
+        skips: whether branches and skips are allowed.
+        width_step: channels come and go in multiples of this.
+    """
+
+    kind: Literal["plain"] = "plain"
+    stages: Positive = 3
+    stem_stride: Positive = 1
+    max_depth: Positive = 40
+    min_width: Positive = 8
+    max_width: Positive = 512
+    max_kernel: Positive = 7
+    max_params: Count | None = None
+    separable: bool = True
+    skips: bool = True
+    width_step: Positive = 8
+
+    @model_validator(mode="after")
+    def _widths(self) -> Self:
+        if self.min_width > self.max_width:
+            raise ValueError(f"min_width is {self.min_width}, more than max_width, which is {self.max_width}")
+        return self
+
+
+class DeploymentSection(_Section):
+    """Where latency counts; the device is this machine. See `latency.deployment.Deployment`.
+
+    Attributes:
+        runtime: ONNX Runtime on the processor, or PyTorch on a GPU.
+        threads: threads of one inference.
+        batch: images per inference.
+    """
+
+    runtime: Literal["ort-cpu", "torch-cuda"] = "ort-cpu"
+    threads: Positive = 1
+    batch: Positive = 1
+
+
+class BudgetSection(_Section):
+    """When the search ends: at whichever bound is reached first; at least one is given.
+
+    Attributes:
+        time: seconds for everything, final trainings and measurements included.
+        trainings: candidates trained in the search; the final trainings come on top.
+    """
+
+    time: Duration | None = None
+    trainings: Count | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.time is None and self.trainings is None:
+            raise ValueError("neither time nor trainings is given, so the search would never end; give one")
+        return self
+
+
+class SearchSection(_Section):
+    """How candidates are proposed and how long they train; see `hwnas.lemonade.Lemonade`.
+
+    Attributes:
+        strategy: LEMONADE, or random search as its baseline.
+        children: networks trained in a generation (the paper's n_ac).
+        proposals: children judged by cheap objectives alone, for each that is trained (the paper's n_pc / n_ac).
+        revisit: share of the trainings that goes to networks of the front themselves.
+        epochs: training of a child, on top of what it inherits; null: planned from the budget.
+        initial_epochs: the same for the networks that the search starts from.
+        inherit: whether children inherit their parent's weights; without it they train from scratch.
+        paper_density: weigh parents exactly by the paper's formula, not by its robust form.
+        max_parents: parents come from so many networks of the archive, by hypervolume contribution.
+    """
+
+    strategy: Literal["lemonade", "random"] = "lemonade"
+    children: Positive = 8
+    proposals: Positive = 4
+    revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    initial_epochs: Annotated[float, Field(gt=0)] | None = None
+    inherit: bool = True
+    paper_density: bool = False
+    max_parents: Positive = 40
+
+
+class TrainingSection(_Section):
+    """How every network is trained; see `objectives.training.Recipe`. Epochs and seed belong to `search` and `final`.
+
+    Attributes:
+        batch_size: images a step; null: by the number of images.
+        lr: peak learning rate.
+        momentum: of Nesterov's method.
+        weight_decay: of weights with two axes or more.
+        schedule: "cosine", or "one-cycle" with a climb to the peak first.
+        warmup: share of a one-cycle run spent climbing.
+        label_smoothing: probability mass spread over all classes.
+        flip: mirror images left to right; "auto": except for data sets of digits and letters. For folders of such
+            images, or where left and right mean something, write false.
+        shift: random translation, as a share of the image's side.
+        precision: of the forward and backward pass; "auto": the faster one.
+        channels_last: memory order of the images.
+        ema: decay of a moving average of the weights, if there is to be one.
+        distill_weight: share of the loss that a teacher has, where there is one.
+        temperature: softens teacher and student.
+        clip: upper bound on the gradient's norm, if there is to be one.
+    """
+
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["cosine", "one-cycle"] = "one-cycle"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    flip: Literal[True, False, "auto"] = "auto"
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0625
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    channels_last: bool = True
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    distill_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    clip: Annotated[float, Field(gt=0)] | None = None
+
+
+class FinalSection(_Section):
+    """The end: a subset of the front is trained to the end, measured, tested and exported.
+
+    Attributes:
+        models: how many networks, chosen by hypervolume.
+        share: of the time budget, reserved for this from the start.
+        epochs: training of each; null: as long as the reserved time allows.
+        references: whether stock networks are trained by the same recipe beside them.
+    """
+
+    models: Positive = 12
+    share: Share = 0.35
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    references: bool = True
+
+
+class Spec(_Section):
+    """A whole specification.
+
+    Attributes:
+        data: the images.
+        space: the networks that may be built.
+        deployment: where latency counts.
+        objectives: what is minimised; `error` is always among them.
+        limits: largest values allowed, by objective, in its base unit; written with units.
+        budget: when the search ends; in YAML also in short, `budget: 30m` or `budget: 200` (trainings).
+        search: how candidates are proposed and trained.
+        training: how every network is trained.
+        final: how the front is finished.
+        seed: of everything random.
+        threads: that training uses; null: measured.
+
+    >>> spec = Spec.from_json({"limits": {"latency": "3ms"}, "budget": "30m"})
+    >>> spec.limits, spec.budget.time
+    ({'latency': 3.0}, 1800.0)
+    >>> Spec.from_json({"serach": {}})
+    Traceback (most recent call last):
+    ...
+    spaces.errors.SpecError: serach: unknown key; did you mean search?
+    """
+
+    data: DataSection = DataSection()
+    space: SpaceSection = SpaceSection()
+    deployment: DeploymentSection = DeploymentSection()
+    objectives: list[str] = ["error", "params", "macs", "latency"]
+    limits: dict[str, float] = {}
+    budget: BudgetSection = BudgetSection(time=120.0)
+    search: SearchSection = SearchSection()
+    training: TrainingSection = TrainingSection()
+    final: FinalSection = FinalSection()
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Positive | None = None
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in OBJECTIVES:
+                raise ValueError(f"{name!r} is no objective; {_did_you_mean(name, OBJECTIVES)}")
+        names = list(dict.fromkeys(["error", *names]))
+        if len(names) == 1:
+            others = ", ".join(OBJECTIVES[1:])
+            raise ValueError(f"error alone has a best network but no front; add one or more of {others}")
+        return names
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _limits_with_units(cls, limits: Any) -> Any:
+        if not isinstance(limits, Mapping):
+            return limits
+        try:
+            return {name: parse_quantity(str(name), text) for name, text in limits.items()}
+        except SpecError as error:
+            raise ValueError(error) from error  # pydantic adds the place
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget_in_short(cls, budget: Any) -> Any:
+        return parse_budget(budget) if isinstance(budget, str | int | float) else budget
+
+    @model_validator(mode="after")
+    def _limits_on_objectives(self) -> Self:
+        for name in self.limits:
+            if name == "error":
+                raise ValueError(
+                    "limits: error is known only after training, so it cannot bound the search; "
+                    "choose by it at the end: hwnas select RUN --max error=5%"
+                )
+            if name not in self.objectives:
+                cheap = ", ".join(self.objectives[1:])
+                raise ValueError(f"limits: {name} is not among the objectives ({cheap}); add it to them")
+        return self
+
+    @field_serializer("limits")
+    def _limits_as_text(self, limits: dict[str, float]) -> dict[str, str]:
+        return {name: format_quantity(name, value) for name, value in limits.items()}
+
+    # In and out
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a YAML file.
+
+        Raises:
+            SpecError: the file cannot be read, is not YAML, has an unknown or repeated key, or a value against its
+                rule; the message names file and place.
+        """
+        try:
+            record = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        except FileNotFoundError:
+            raise SpecError(f"there is no file {path}; without a file, the defaults hold") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path} cannot be read as text: {error}") from error
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            raise SpecError(f"{path}, line {line}: {error.problem}") from error
+        except yaml.YAMLError as error:
+            raise SpecError(f"{path} is not YAML: {error}") from error
+        try:
+            return cls.from_json({} if record is None else record)
+        except SpecError as error:
+            raise SpecError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Read nested mappings, such as `to_json` gives.
+
+        Raises:
+            SpecError: a key is unknown, or a value is against its rule; a line for each, which names the place.
+        """
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            raise SpecError("\n".join(_sentence(cls, problem) for problem in error.errors())) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested mappings of plain JSON values, with units where people write units."""
+        return self.model_dump()
+
+    def resolve(self, overrides: Mapping[str, Any]) -> Self:
+        """This specification with some keys replaced, as by options of the command line.
+
+        Args:
+            overrides: dotted key -> value, e.g. `{"data.source": "cifar10", "budget": "30m"}`.
+
+        Raises:
+            SpecError: as by `from_json`.
+
+        >>> Spec().resolve({"search.epochs": 2.0, "limits.params": "200k"}).limits
+        {'params': 200000.0}
+        """
+        record = self.to_json()
+        for place, value in overrides.items():
+            *sections, key = place.split(".")
+            target = record
+            for section in sections:
+                target = target.setdefault(section, {})
+                if not isinstance(target, dict):
+                    raise SpecError(f"{place}: {section} is a single value and has no keys")
+            target[key] = value
+        return type(self).from_json(record)
+
+    def dump(self) -> str:
+        """The whole specification as YAML, defaults included; `load` reads the same specification from it."""
+        return yaml.dump(self.to_json(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+    def recipe(self, epochs: float, seed: int) -> "Recipe":
+        """How to train one network.
+
+        Args:
+            epochs: passes over the training images.
+            seed: of order, augmentation and dropout.
+        """
+        # Imported here: it starts torch, and reading a specification must not.
+        from objectives.datasets import dataset_name
+        from objectives.training import Recipe
+
+        settings = self.training.model_dump()
+        if settings["flip"] == "auto":
+            settings["flip"] = dataset_name(self.data.source) not in _DIGITS_AND_LETTERS
+        return Recipe(epochs=epochs, seed=seed, **settings)
+
+
+_DIGITS_AND_LETTERS = ("digits", "mnist", "kmnist", "svhn")
+
+
+# YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses repeated keys, of which PyYAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is repeated", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would take for a number."""
+
+
+# Numbers as in YAML 1.2; PyYAML follows 1.1, where 1e-3 is text and 1:30 is ninety. What is eight there and ten here,
+# 010, is text.
+_INT = ("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"))
+_FLOAT = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"),
+)
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] not in (_INT[0], _FLOAT[0])]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in (_INT, _FLOAT):
+    _Loader.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
+    _Dumper.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
+
+
+# Errors
+
+
+def _sentence(root: type[BaseModel], problem: Any) -> str:
+    """One of pydantic's findings as `place: what is wrong and what would be right`."""
+    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in problem["loc"]).lstrip(".")
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{place}: unknown key; {_nearest_key(root, problem['loc'])}"
+    if kind == "invalid_key":
+        return f"{value!r} is no key; keys are text"
+    if kind == "value_error":
+        return f"{place}: {context['error']}" if place else str(context["error"])
+    if kind in ("model_type", "dict_type"):
+        keys = ", ".join(_section(root, problem["loc"]).model_fields) if kind == "model_type" else "objective: value"
+        return f"{place or 'the specification'} is {value!r}; it must be a mapping with keys of {keys}"
+    rules = {
+        "literal_error": f"one of {context.get('expected')}".replace("True, False", "true, false"),
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "list_type": "a list",
+        "greater_than": f"above {context.get('gt', 0):g}",
+        "greater_than_equal": f"at least {context.get('ge', 0):g}",
+        "less_than": f"below {context.get('lt', 0):g}",
+        "less_than_equal": f"at most {context.get('le', 0):g}",
+    }
+    return f"{place} is {value!r}; it must be {rules.get(kind, problem['msg'])}"
+
+
+def _section(root: type[BaseModel], path: Iterable[Any]) -> type[BaseModel]:
+    section = root
+    for key in path:
+        inner = section.model_fields[key].annotation
+        assert isinstance(inner, type)
+        section = inner
+    return section
+
+
+def _nearest_key(root: type[BaseModel], path: tuple[Any, ...]) -> str:
+    """The key that was meant: one of the same section, else one of another, else all that there are."""
+    *where, key = path
+    here = list(_section(root, where).model_fields)
+    elsewhere = {
+        f"{name}.{inner}": inner
+        for name, field in root.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for inner in field.annotation.model_fields
+    }
+    meant = None if _nearest(key, here) else _nearest(key, list(elsewhere.values()))
+    if meant:
+        return f"did you mean {' or '.join(place for place, inner in elsewhere.items() if inner == meant)}?"
+    return _did_you_mean(key, here)

@@ -1,0 +1,473 @@
+"""`Store`: one study in one folder, which survives `kill -9` at any moment and can be copied as it is.
+
+::
+
+    RUN/
+    ├── study.db                      trials, results and named values (SQLite)
+    ├── weights/<sha256>.safetensors  trained states, named by their content
+    └── lock                          held by the one process that writes
+
+The order of writing is the whole idea: weights go to a temporary file, which is synced and renamed; only then does one
+SQLite transaction refer to them. So whatever `study.db` mentions is there, and the worst a kill leaves behind is a file
+that nothing mentions, which `Store.sweep` deletes.
+
+SQLite keeps a rollback journal, not a write-ahead log: between transactions the folder's state is in `study.db` alone,
+readers need no write permission, and a few commits a second are all that is asked of it. `synchronous=EXTRA` also
+syncs the folder after each commit, so that what was told survives a power cut too.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from hwnas.trial import Result, Trial
+from spaces.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+"""Written into every `study.db`; a store of a newer version is refused."""
+
+_APPLICATION_ID = 0x48574E41  # "HWNA": tells a study from any other SQLite file
+_SCHEMA = (
+    "CREATE TABLE trials (id INTEGER PRIMARY KEY, trial TEXT NOT NULL, result TEXT)",
+    "CREATE TABLE named (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_DATABASE = "study.db"
+_SUFFIX = ".safetensors"
+_WEIGHTS_OF_RUNNING_PARENTS = """
+    SELECT json_extract(result, '$.weights') FROM trials
+    WHERE id IN (SELECT json_extract(trial, '$.parent') FROM trials WHERE result IS NULL)
+"""
+_locked_here: set[tuple[int, Path]] = set()  # (process, lock file): an OS record lock does not exclude its own process
+
+
+class Store:
+    """Trials, results, weights and named values of one study.
+
+    Made by `Store.create` or `Store.open`; use as a context manager or call `close`. One process writes, any number
+    read. All methods raise `StoreError` when the folder is missing, corrupt, full or not writable.
+
+    >>> import tempfile, torch
+    >>> folder = tempfile.mkdtemp()
+    >>> with Store.create(f"{folder}/run", {"seed": 0}) as store:
+    ...     store.add_trials([Trial(id=0, genotype=None, hash="a"), Trial(id=1, genotype=None, hash="b")])
+    ...     told = store.tell(0, Result(values={"error": 0.1}, seconds=2.0), {"value/n0.weight": torch.ones(2)})
+    >>> with Store.open(f"{folder}/run") as store:
+    ...     [(trial.id, result and result.values) for trial, result in store.trials()]
+    ...     store.load_weights(told.weights)
+    [(0, {'error': 0.1}), (1, None)]
+    {'value/n0.weight': tensor([1., 1.])}
+    """
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None):
+        """Use `create` or `open`."""
+        self.path = path
+        self._db = db
+        self._lock = lock
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether the folder `path` holds a study: then `open` it, else `create` one.
+
+        Raises:
+            StoreError: the folder may not be looked into.
+        """
+        with _plain_errors(Path(path)):
+            return (Path(path) / _DATABASE).is_file()
+
+    @classmethod
+    def create(cls, path: str | Path, spec: Mapping[str, Any]) -> Self:
+        """Start a study in the folder `path` (made where it is missing) and hold it for writing.
+
+        Args:
+            path: the run folder; it may hold other files, but no study.
+            spec: the resolved specification, as JSON; `get("spec")` gives it back.
+
+        Raises:
+            StoreError: the folder holds a study already, is in use, or cannot be written.
+        """
+        path = Path(path).resolve()
+        with _plain_errors(path), ExitStack() as undo:
+            (path / "weights").mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            undo.callback(_unlock, lock)
+            if cls.exists(path):
+                raise StoreError(
+                    f"{path} holds a study already. Go on with 'hwnas resume {path}' or name another folder."
+                )
+            # Under another name until it is whole: where there is a study.db, there is a study.
+            unborn = path / f"{_DATABASE}.new"
+            unborn.unlink(missing_ok=True)
+            with closing(_connect(unborn)) as db, _transaction(db):
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                db.execute("INSERT INTO named VALUES ('spec', ?)", (_dumps(spec),))
+            unborn.replace(path / _DATABASE)
+            _sync_folder(path)
+            db = _connect(path / _DATABASE)
+            undo.pop_all()
+            return cls(path, db, lock)
+
+    @classmethod
+    def open(cls, path: str | Path, write: bool = False) -> Self:
+        """Open the study in the folder `path`, for reading or, as its only writer, for going on.
+
+        Raises:
+            StoreError: `path` is no run folder, its `study.db` is corrupt or of a newer version, or, with `write`,
+                another process is writing it or it may not be written.
+        """
+        path = Path(path).resolve()
+        with _plain_errors(path), ExitStack() as undo:
+            if not path.is_dir():
+                raise StoreError(f"there is no folder {path}. Name one that 'hwnas search --out' made.")
+            if not cls.exists(path):
+                raise StoreError(
+                    f"{path} is no run folder: it holds no {_DATABASE}. Name one that 'hwnas search' made."
+                )
+            lock = None
+            if write:
+                lock = _lock(path)
+                undo.callback(_unlock, lock)
+            db = _connect(path / _DATABASE)
+            undo.callback(db.close)
+            _check(path, db)
+            undo.pop_all()
+            return cls(path, db, lock)
+
+    def close(self) -> None:
+        """Let go of the folder; a second call does nothing."""
+        self._db.close()
+        if self._lock:
+            _unlock(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Trials and results
+
+    def add_trials(self, trials: Sequence[Trial]) -> None:
+        """Record what was asked, all or none; these trials are running until they are told.
+
+        Raises:
+            StoreError: an id is taken, or a parent is unknown.
+        """
+        with self._writing():
+            known = {row[0] for row in self._db.execute("SELECT id FROM trials")}
+            for trial in trials:
+                if trial.id in known:
+                    raise StoreError(f"{self.path} has a trial {trial.id} already; ids are given once.")
+                if trial.parent is not None and trial.parent not in known:
+                    raise StoreError(f"trial {trial.id} has parent {trial.parent}, which {self.path} does not know.")
+                self._db.execute("INSERT INTO trials VALUES (?, ?, NULL)", (trial.id, _dumps(trial.to_json())))
+                known.add(trial.id)
+
+    def tell(self, id: int, result: Result, state: "Mapping[str, Tensor] | None" = None) -> Result:
+        """Record what a trial came to; when this returns, it survives `kill -9` and a power cut.
+
+        Telling the same again changes nothing.
+
+        Args:
+            id: the trial, as given to `add_trials`.
+            result: what it came to.
+            state: trained tensors by name, to be stored; their hash becomes the result's `weights`.
+
+        Returns:
+            The result as stored, with `weights` filled in.
+
+        Raises:
+            StoreError: the trial is unknown, has another result already, or names weights that are not stored.
+        """
+        if state is not None:
+            result = replace(result, weights=self.save_weights(state))
+        text = _dumps(result.to_json())
+        with self._writing():
+            row = self._db.execute("SELECT result FROM trials WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                raise StoreError(f"{self.path} has no trial {id}; a trial is added before its result is told.")
+            if row[0] is None:
+                if result.weights is not None and not self._weights_file(result.weights).exists():
+                    raise StoreError(f"trial {id} names weights {result.weights}, which {self.path} does not hold.")
+                self._db.execute("UPDATE trials SET result = ? WHERE id = ?", (text, id))
+            elif row[0] != text:
+                raise StoreError(f"trial {id} of {self.path} has a result already, and this is another one.")
+        return result
+
+    def trials(self) -> list[tuple[Trial, Result | None]]:
+        """All trials in the order of their ids, each with its result, or None while it runs."""
+        with _plain_errors(self.path):
+            rows = self._db.execute("SELECT id, trial, result FROM trials ORDER BY id").fetchall()
+        pairs = []
+        for id, trial, result in rows:
+            try:
+                asked = Trial.from_json(json.loads(trial))
+                pairs.append((asked, None if result is None else Result.from_json(json.loads(result))))
+            except ValueError as error:
+                raise StoreError(f"{self.path}/{_DATABASE} is corrupt: trial {id}: {error}. {_RESTORE}") from error
+        return pairs
+
+    # Named values
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep a JSON value under `name`, in place of an earlier one.
+
+        Weights whose hash stands in a named value are never swept: so the end of a study, say, can be kept model by
+        model (`save_weights`, then `put`) and taken up again after a kill.
+
+        Raises:
+            ValueError: the value is not JSON, or has NaN or infinity in it.
+        """
+        text = _dumps(value)
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO named VALUES (?, ?)", (name, text))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The JSON value kept under `name`, or `default`."""
+        with _plain_errors(self.path):
+            row = self._db.execute("SELECT value FROM named WHERE name = ?", (name,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    # Weights
+
+    def save_weights(self, state: "Mapping[str, Tensor]") -> str:
+        """Store tensors and return the hash to load them by; the same tensors give the same hash and one file.
+
+        They live until the next `sweep` that finds no use for them.
+        """
+        # Imported here: reading a study's table must not cost the start of torch.
+        import torch
+        from safetensors.torch import save
+
+        self._must_write()
+        with _plain_errors(self.path):
+            # Copies, because safetensors refuses tensors that share memory or are laid out channels-last.
+            plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in state.items()}
+            content = save(plain)
+            name = hashlib.sha256(content).hexdigest()
+            final = self._weights_file(name)
+            temporary = final.with_suffix(".tmp")
+            try:
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(final)
+            except OSError:
+                with suppress(OSError):  # the first error is the one to tell; sweep finds the file
+                    temporary.unlink()
+                raise
+            _sync_folder(final.parent)
+            return name
+
+    def load_weights(self, hash: str) -> "dict[str, Tensor]":
+        """Tensors by name, on the CPU, verified against their hash.
+
+        Raises:
+            StoreError: they are not there (any more), or the file was damaged; the message names the file and the
+                trial it belongs to.
+        """
+        # Imported here: reading a study's table must not cost the start of torch.
+        from safetensors.torch import load
+
+        file = self._weights_file(hash)
+        with _plain_errors(self.path):
+            try:
+                content = file.read_bytes()
+            except FileNotFoundError:
+                raise StoreError(f"{file} is missing: the weights of {self._owner(hash)} were swept or lost.") from None
+            if hashlib.sha256(content).hexdigest() != hash:
+                raise StoreError(f"{file} is corrupt: the weights of {self._owner(hash)} changed on disk. {_RESTORE}")
+        tensors: dict[str, Tensor] = load(content)
+        return tensors
+
+    def sweep(self, keep: Collection[str]) -> int:
+        """Delete weights that nobody needs, and what a kill left half-written.
+
+        Never deleted, in `keep` or not: the weights of running trials' parents, and weights that a named value
+        mentions.
+
+        Args:
+            keep: hashes to keep, usually those of the archive.
+
+        Returns:
+            How many files were deleted.
+        """
+        self._must_write()
+        with _plain_errors(self.path):
+            values = [row[0] for row in self._db.execute("SELECT value FROM named")]
+            parents = {row[0] for row in self._db.execute(_WEIGHTS_OF_RUNNING_PARENTS)}
+            unneeded = [
+                file
+                for file in (self.path / "weights").iterdir()
+                if file.suffix != _SUFFIX
+                or not (file.stem in keep or file.stem in parents or any(file.stem in value for value in values))
+            ]
+            for file in unneeded:
+                file.unlink()
+            return len(unneeded)
+
+    def _weights_file(self, hash: str) -> Path:
+        return self.path / "weights" / f"{hash}{_SUFFIX}"
+
+    def _owner(self, hash: str) -> str:
+        query = "SELECT id FROM trials WHERE json_extract(result, '$.weights') = ? ORDER BY id"
+        ids = [str(row[0]) for row in self._db.execute(query, (hash,))]
+        return f"trial {', '.join(ids)}" if ids else "no trial"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction: all of it is kept, or nothing."""
+        self._must_write()
+        with _plain_errors(self.path), _transaction(self._db):
+            yield
+
+    def _must_write(self) -> None:
+        if self._lock is None:
+            raise StoreError(f"{self.path} is open for reading only; open it with write=True.")
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # on a full disk SQLite has rolled back by itself; the first error counts
+            db.execute("ROLLBACK")
+        raise
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Autocommit: transactions are begun by hand. The timeout is for readers, who hold the file for a moment.
+
+    Readers too open for writing, since the first one after a kill rolls an unfinished transaction back; where the file
+    is write-protected SQLite falls back to reading.
+    """
+    db = sqlite3.connect(file, timeout=30, isolation_level=None)
+    db.execute("PRAGMA synchronous = EXTRA")
+    return db
+
+
+def _check(path: Path, db: sqlite3.Connection) -> None:
+    """Refuse a database that is somebody else's, from the future or damaged."""
+    if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+        raise StoreError(f"{path}/{_DATABASE} was not written by hwnas. Name a folder that 'hwnas search' made.")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}/{_DATABASE} has schema version {version}, and this hwnas reads up to {SCHEMA_VERSION}. "
+            "Upgrade it: pip install --upgrade hwnas."
+        )
+    report = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if report != "ok":
+        raise StoreError(f"{path}/{_DATABASE} is corrupt: {report.splitlines()[-1]}. {_RESTORE}")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(path: Path) -> IO[str]:
+    """Take the folder's lock, which the system releases when this process ends, however it ends.
+
+    A record lock (`lockf`), not `flock`: forked workers inherit the latter and, orphaned by a kill, would keep the
+    folder locked. A record lock does not exclude its own process; `_locked_here` does.
+    """
+    file = path / "lock"
+    if (os.getpid(), file) in _locked_here:
+        raise StoreError(f"{path} is open for writing in this process already (pid {os.getpid()}); close it first.")
+    lock = file.open("a+")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read() or "unknown"
+        lock.close()
+        raise StoreError(
+            f"{path} is being written by another process (pid {holder}). Wait until it ends, stop it, or name another "
+            "folder; reading is possible meanwhile."
+        ) from None
+    except BaseException:
+        lock.close()
+        raise
+    _locked_here.add((os.getpid(), file))
+    return lock
+
+
+def _unlock(lock: IO[str]) -> None:
+    _locked_here.discard((os.getpid(), Path(lock.name)))
+    lock.close()
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """What SQLite and the file system report, as a `StoreError` that says what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        if isinstance(error, OSError):
+            code, file = error.errno, error.filename or path
+        elif isinstance(error, sqlite3.ProgrammingError):
+            raise  # a bug of ours, such as the use of a closed store
+        else:
+            code, file = _ERRNO.get(error.sqlite_errorcode & 0xFF, 0), path / _DATABASE
+        if code in _ADVICE:
+            raise StoreError(f"{_ADVICE[code].format(path=path, file=file)} ({error})") from error
+        raise StoreError(f"{file} cannot be used: {error}. Check the folder {path} and its disk.") from error
+
+
+_RESTORE = "Restore it from a copy of the run folder, or start a new run."
+_FULL = (
+    "the disk that holds {path} is full. Free some space and go on with 'hwnas resume {path}'; "
+    "what was reported is safe."
+)
+_DENIED = "{file}: not permitted. Change its permissions or owner, or name another folder with --out."
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: _DENIED,
+    errno.EIO: "{file}: the disk reports an error; it may be full or failing. Check it, then 'hwnas resume {path}'.",
+    errno.EBUSY: "{file} is held by another program. Close it, then go on with 'hwnas resume {path}'.",
+    errno.EBADMSG: f"{{file}} is corrupt. {_RESTORE}",
+}
+# SQLite's primary result codes, as the file system would say it.
+_ERRNO = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_READONLY: errno.EACCES,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_BUSY: errno.EBUSY,
+    sqlite3.SQLITE_CORRUPT: errno.EBADMSG,
+    sqlite3.SQLITE_NOTADB: errno.EBADMSG,
+}

@@ -1,0 +1,137 @@
+"""Where a network runs: the runtime, the device and the settings that decide its latency."""
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from spaces.errors import LatencyError, SpecError
+
+RUNTIMES = ("ort-cpu", "torch-cuda")
+PRECISIONS = ("fp32",)
+
+# Widest first: a runtime picks its kernels by the widest set it finds, so that one decides the optimised graph.
+_VECTOR_FLAGS = (("avx512f", "avx512"), ("avx2", "avx2"), ("avx", "avx"), ("asimd", "neon"))
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a latency is a latency *of*, beside the network itself.
+
+    Attributes:
+        runtime: ``"ort-cpu"`` (ONNX Runtime on the processor) or ``"torch-cuda"`` (PyTorch, eager, on a GPU).
+        device: The processor's or GPU's name; for a processor the vector instruction set follows it.
+        threads: Threads that one inference may use.
+        batch: Images per inference.
+        precision: Number format of the arithmetic.
+
+    Raises:
+        SpecError: If a field has a value that no runtime here knows.
+
+    >>> board = Deployment("ort-cpu", "Cortex-A72 neon", threads=2)
+    >>> board.key
+    'ort-cpu_cortex-a72-neon_t2_b1_fp32'
+    """
+
+    runtime: str
+    device: str
+    threads: int = 1
+    batch: int = 1
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise SpecError(f"runtime {self.runtime!r} is not known; choose one of {', '.join(RUNTIMES)}")
+        if self.precision not in PRECISIONS:
+            raise SpecError(f"precision {self.precision!r} cannot be measured; choose one of {', '.join(PRECISIONS)}")
+        for name, value in (("threads", self.threads), ("batch", self.batch)):
+            if value < 1:
+                raise SpecError(f"{name}={value} must be at least 1")
+        if not _slug(self.device) or not self.device.isprintable():
+            raise SpecError(f"device {self.device!r} must be a name of one line with a letter or digit in it")
+
+    @classmethod
+    def here(cls, runtime: str = "ort-cpu", *, threads: int = 1, batch: int = 1) -> "Deployment":
+        """The deployment of this machine; finds the device's name by itself.
+
+        Raises:
+            SpecError: If more threads are asked for than this process may use.
+            LatencyError: If the runtime needs a GPU and none is visible.
+
+        >>> Deployment.here(threads=1).runtime
+        'ort-cpu'
+        """
+        if runtime == "torch-cuda":
+            return cls(runtime, gpu(), threads, batch)
+        if threads > usable_cores():
+            raise SpecError(f"threads={threads}, but this process may use {usable_cores()} cores; ask for fewer")
+        return cls(runtime, processor(), threads, batch)
+
+    @property
+    def key(self) -> str:
+        """A readable slug: the name of the table's file and of the device in a manifest."""
+        return f"{self.runtime}_{_slug(self.device)}_t{self.threads}_b{self.batch}_{self.precision}"
+
+    def __str__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.runtime} on {self.device} ({threads}, batch {self.batch}, {self.precision})"
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which in a container are fewer than the machine has."""
+    # sched_getaffinity exists on Linux only.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu() -> str:
+    """Name of the first visible CUDA device.
+
+    Raises:
+        LatencyError: If PyTorch sees none.
+    """
+    import torch  # seconds to import, and CPU deployments do without it
+
+    if not torch.cuda.is_available():
+        raise LatencyError("runtime torch-cuda needs a CUDA device and PyTorch sees none; use the runtime ort-cpu")
+    return torch.cuda.get_device_name()
+
+
+def processor() -> str:
+    """Name of this machine's processor and its widest vector instruction set."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        return describe_processor(cpuinfo.read_text(errors="replace"), platform.machine())
+    if platform.system() == "Darwin":
+        brand = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True)
+        return f"{brand.stdout.strip()} {platform.machine()}"
+    return f"{platform.processor() or 'processor'} {platform.machine()}"
+
+
+def describe_processor(cpuinfo: str, machine: str) -> str:
+    r"""Name a processor from the text of ``/proc/cpuinfo``.
+
+    Virtual machines often hide the model behind a generic name, which two different processors would share;
+    such a name gets the model number.
+
+    >>> describe_processor("model name : Intel(R) Xeon(R) CPU @ 2.60GHz\nmodel : 85\nflags : avx avx2", "x86_64")
+    'Intel Xeon model 85 avx2'
+    >>> describe_processor("Features : fp asimd\nModel : Raspberry Pi 4 Model B Rev 1.1", "aarch64")
+    'Raspberry Pi 4 Model B Rev 1.1 neon'
+    """
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    name = fields.get("model name") or fields.get("Model") or fields.get("Hardware") or machine
+    name = re.sub(r"\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*", " ", name, flags=re.IGNORECASE)
+    name = " ".join(name.split())
+    if not re.search(r"\d", name) and "model" in fields:
+        name += f" model {fields['model']}"
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return f"{name} {next((label for flag, label in _VECTOR_FLAGS if flag in flags), machine)}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,153 @@
+"""Profiling: building a table for networks, and checking whether it is to be trusted."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+from scipy.stats import kendalltau
+
+from latency.runtimes import Runtime
+from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, now
+from latency.tablefile import Check
+from latency.timing import Protocol, measure_many
+from spaces.errors import LatencyError
+
+_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Predictions of a table held against measurements of whole networks.
+
+    Attributes:
+        check: The result in numbers, as the table's header keeps it.
+        networks: A row per network: ``name``, ``kernels``, ``predicted_ms``, ``low_ms``, ``high_ms`` (the interval from
+            before the check), ``measured_ms`` (quiet), ``p50_ms``, ``p95_ms``, ``error`` (predicted / measured - 1) and
+            ``noise`` (relative difference between two measurements of it).
+    """
+
+    check: Check
+    networks: pd.DataFrame
+
+    def __str__(self) -> str:
+        check = self.check
+        tau = "undefined" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
+        return (
+            f"{check.networks} networks: mean error {check.mape:.1%} (noise floor {check.noise_floor:.1%}), "
+            f"{check.within_5:.0%} within 5 %, {check.within_10:.0%} within 10 %, Kendall tau {tau}; "
+            f"nine in ten measure between {check.low:.2f} and {check.high:.2f} times their prediction"
+        )
+
+
+def profile(
+    runtime: Runtime,
+    models: Sequence[onnx.ModelProto],
+    path: Path | None = None,
+    protocol: Protocol | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatencyTable:
+    """Build a table that holds every kernel of some networks, or extend the one that is there.
+
+    Args:
+        runtime: The runtime to measure with.
+        models: Networks whose kernels are wanted.
+        path: The table's file; None for the one under the user's cache directory.
+        protocol: How a new table measures; a table that exists goes on as it began.
+        progress: Called with the number of kernels done and of all that are missing.
+
+    Raises:
+        TableError: If the file is damaged, of another deployment or version, or cannot be written.
+        LatencyError: If a network cannot be lowered or a kernel not be timed.
+    """
+    table = LatencyTable.open(runtime, path, protocol)
+    table.extend((kernel for model in models for kernel in runtime.lower(model)), progress)
+    return table
+
+
+def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = _ROUNDS) -> CheckReport:
+    """Hold a table's predictions against measurements of whole networks, and keep the result in its header.
+
+    The networks are measured interleaved, as the kernels are. Kernels that the table lacks are measured first.
+
+    Args:
+        table: The table, of this machine.
+        models: Networks, best ones that the table was not built for.
+        rounds: Passes over the networks.
+
+    Raises:
+        LatencyError: If there are fewer than two networks, or the table is not of this machine.
+    """
+    if len(models) < 2:
+        raise LatencyError(f"a check needs at least 2 networks, not {len(models)}; name more of them")
+    if not table.runtime.here:
+        raise LatencyError(
+            f"a check measures networks, and this machine is not {table.header.deployment}; run it there"
+        )
+    if rounds < 2:
+        raise LatencyError(f"rounds={rounds}, but the noise floor compares odd rounds with even ones: take at least 2")
+    predicted = table.predict_many(models)
+    measured = measure_many(table.runtime, models, table.header.protocol, rounds)
+    networks = pd.DataFrame(
+        {
+            "name": [model.graph.name for model in models],
+            "kernels": [latency.kernels for latency in predicted],
+            "predicted_ms": [latency.ms for latency in predicted],
+            "low_ms": [latency.low_ms for latency in predicted],
+            "high_ms": [latency.high_ms for latency in predicted],
+            "measured_ms": [result.quiet_ms for result in measured],
+            "p50_ms": [result.p50_ms for result in measured],
+            "p95_ms": [result.p95_ms for result in measured],
+        }
+    )
+    networks["error"] = networks["predicted_ms"] / networks["measured_ms"] - 1
+    networks["noise"] = [_noise(result.rounds) for result in measured]
+    result = summarise(networks)
+    table.record(result)
+    return CheckReport(result, networks)
+
+
+def summarise(networks: pd.DataFrame) -> Check:
+    """The numbers of a check from its networks (columns ``predicted_ms``, ``measured_ms``, ``noise``).
+
+    >>> frame = pd.DataFrame({"predicted_ms": [1.0, 2.0], "measured_ms": [1.0, 2.5], "noise": [0.01, 0.03]})
+    >>> result = summarise(frame)
+    >>> round(result.mape, 3), result.within_5, result.kendall_tau, result.noise_floor
+    (0.1, 0.5, 1.0, 0.02)
+    """
+    predicted, measured = networks["predicted_ms"].to_numpy(float), networks["measured_ms"].to_numpy(float)
+    error = np.abs(predicted / measured - 1)
+    tau = float(kendalltau(predicted, measured).statistic)
+    low, high = _interval(measured / predicted)
+    return Check(
+        networks=len(networks),
+        mape=float(error.mean()),
+        within_5=float((error <= 0.05).mean()),
+        within_10=float((error <= 0.10).mean()),
+        kendall_tau=None if math.isnan(tau) else tau,
+        noise_floor=float(networks["noise"].mean()),
+        low=low,
+        high=high,
+        date=now(),
+    )
+
+
+def _interval(ratios: np.ndarray) -> tuple[float, float]:
+    """Bounds that hold the next network with a probability of 90 %, whatever the distribution (split conformal).
+
+    With fewer than 19 networks no observed value is a bound of that kind; the default bounds then join in.
+    """
+    ordered, n = np.sort(ratios), len(ratios)
+    rank = (n + 1) // 20
+    if rank >= 1:
+        return float(ordered[rank - 1]), float(ordered[n - rank])
+    return min(UNCHECKED_LOW, float(ordered[0])), max(UNCHECKED_HIGH, float(ordered[-1]))
+
+
+def _noise(rounds: Sequence[float]) -> float:
+    """How far apart the quiet latencies of the odd and of the even rounds are: the same network, measured twice."""
+    first, second = min(rounds[0::2]), min(rounds[1::2])
+    return 2 * abs(first - second) / (first + second)

@@ -1,0 +1,245 @@
+"""The latency table: what each kernel takes on one deployment, and what networks therefore take."""
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import platformdirs
+from filelock import FileLock
+
+from latency.deployment import usable_cores
+from latency.kernels import Kernel
+from latency.runtimes import Runtime, make_runtime
+from latency.tablefile import Check, Header, make_frame, read, snapshot, write
+from latency.timing import Protocol, time_kernels
+from spaces.errors import MissingKernel, TableError
+
+# Measured / predicted where nothing was checked. What a table leaves out, weights that come from memory most of all,
+# makes networks slower than their kernels more often than faster.
+UNCHECKED_LOW, UNCHECKED_HIGH = 0.85, 1.35
+# The file is written after so many kernels, so that a process that is killed loses a few seconds' work.
+_BATCH = 200
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A predicted latency.
+
+    Attributes:
+        ms: Milliseconds for one inference of a batch.
+        low_ms: Lower end of an interval that should hold nine networks in ten.
+        high_ms: Its upper end.
+        kernels: How many kernels the network runs.
+        estimated: How many of them were not measured.
+        table: The snapshot of the table that the prediction rests on.
+    """
+
+    ms: float
+    low_ms: float
+    high_ms: float
+    kernels: int
+    estimated: int
+    table: str
+
+
+class LatencyTable:
+    """Kernels of one deployment and what each of them takes.
+
+    A row is measured once and then frozen. The file is replaced as a whole or not at all; processes that extend the
+    same file keep each other's rows, and where two have measured the same kernel both believe the one that wrote first.
+
+    Args:
+        runtime: What lowers networks, and measures kernels if its device is here.
+        path: The file; it is not read (see ``open``).
+        protocol: How kernels are measured; None for the default.
+
+    Attributes:
+        header: What all rows have in common.
+        frame: The rows, indexed by kernel (as text): ``median_us`` and ``min_us`` of the passes, ``spread`` ((largest -
+            smallest) / median), ``passes``, and ``cold_us``, reserved for what weights from main memory add.
+    """
+
+    def __init__(self, runtime: Runtime, path: Path, protocol: Protocol | None = None) -> None:
+        self.runtime = runtime
+        self.path = path
+        self.header = Header(runtime.deployment, runtime.version, usable_cores(), now(), protocol or Protocol())
+        self.frame = make_frame({})
+        self._snapshot: str | None = None
+
+    @classmethod
+    def open(cls, runtime: Runtime, path: Path | None = None, protocol: Protocol | None = None) -> "LatencyTable":
+        """The table of a runtime: read from its file, or empty where there is none yet.
+
+        Args:
+            runtime: Whose kernels they are.
+            path: The file; None for the one under the user's cache directory.
+            protocol: How a new table measures; a table that exists goes on as it began.
+
+        Raises:
+            TableError: If the file is damaged, or of another deployment or version.
+        """
+        table = cls(runtime, path or cache_path(runtime), protocol)
+        if table.path.exists():
+            table._merge_file()
+        return table
+
+    @classmethod
+    def load(cls, path: Path) -> "LatencyTable":
+        """A table from a file, which says itself what it is of: this machine or another.
+
+        Raises:
+            TableError: If there is no such file, or it is damaged or of another version of the runtime.
+        """
+        header, _ = read(path)
+        return cls.open(make_runtime(header.deployment), path)
+
+    def predict(self, model: onnx.ModelProto) -> Latency:
+        """What one inference of a network takes; see ``predict_many``."""
+        return self.predict_many([model])[0]
+
+    def predict_many(self, models: Sequence[onnx.ModelProto]) -> list[Latency]:
+        """What one inference of each network takes.
+
+        Kernels that the table lacks are measured first, those of all networks together and interleaved; then all
+        networks are predicted from the same snapshot.
+
+        The interval is that of the table's own check. Without one it is wide: the median passes instead of the
+        smallest, and ``UNCHECKED_LOW`` and ``UNCHECKED_HIGH`` around them, which no measurement on this device backs.
+
+        Raises:
+            MissingKernel: If a kernel is missing and the device is not here; the message has the command to run there.
+            LatencyError: If a network cannot be lowered.
+        """
+        lowered = [self.runtime.lower(model) for model in models]
+        self.extend(kernel for kernels in lowered for kernel in kernels)
+        return [self._sum(kernels) for kernels in lowered]
+
+    def missing(self, kernels: Iterable[Kernel]) -> list[Kernel]:
+        """Those kernels that the table lacks, each once."""
+        return [kernel for kernel in dict.fromkeys(kernels) if str(kernel) not in self.frame.index]
+
+    def extend(self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None) -> int:
+        """Measure the kernels that the table lacks, and write the file.
+
+        Args:
+            kernels: Kernels that the table should have.
+            progress: Called with the number of kernels done and of all that are missing.
+
+        Returns:
+            How many were measured.
+
+        Raises:
+            MissingKernel: If there are some and the device is not here.
+            TableError: If the file cannot be written.
+        """
+        missing = self.missing(kernels)
+        if missing and not self.runtime.here:
+            raise MissingKernel(
+                f"the table {self.path} lacks {len(missing)} kernels, the first being '{missing[0]}'. It is of "
+                f"{self.header.deployment}, which this machine is not. Run there: {self._profile_command(self.path)}"
+            )
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            timings = time_kernels(self.runtime, batch, self.header.protocol)
+            self._add(
+                make_frame(
+                    {
+                        str(kernel): (timing.median_us, timing.min_us, timing.spread, timing.passes, np.nan)
+                        for kernel, timing in zip(batch, timings, strict=True)
+                    }
+                )
+            )
+            self.save()
+            if progress:
+                progress(start + len(batch), len(missing))
+        return len(missing)
+
+    def snapshot(self) -> str:
+        """A hash of the whole content: equal snapshots predict equally."""
+        if self._snapshot is None:
+            self._snapshot = snapshot(self.header, self.frame)
+        return self._snapshot
+
+    def save(self) -> None:
+        """Write the file, together with the rows that others have written there in the meantime.
+
+        Raises:
+            TableError: If it cannot be written, or the file there is damaged or of another deployment.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+                if self.path.exists():
+                    self._merge_file()
+                write(self.path, self.header, self.frame)
+        except OSError as error:
+            raise TableError(f"cannot write the latency table {self.path}: {error}; choose another file") from error
+
+    def record(self, check: Check) -> None:
+        """Keep the result of a check, from which intervals come from now on, and write the file.
+
+        Raises:
+            TableError: If it cannot be written.
+        """
+        self.header = replace(self.header, check=check)
+        self._snapshot = None
+        self.save()
+
+    def _sum(self, kernels: Sequence[Kernel]) -> Latency:
+        counts = Counter(map(str, kernels))
+        repeats = np.fromiter(counts.values(), float)
+        least, middle = repeats @ self.frame.loc[list(counts), ["min_us", "median_us"]].to_numpy() / 1e3
+        if check := self.header.check:
+            low, high = least * min(1.0, check.low), least * max(1.0, check.high)
+        else:
+            low, high = least * UNCHECKED_LOW, middle * UNCHECKED_HIGH
+        return Latency(float(least), float(low), float(high), len(kernels), estimated=0, table=self.snapshot())
+
+    def _add(self, rows: pd.DataFrame) -> None:
+        new = rows.loc[~rows.index.isin(self.frame.index)]
+        if len(new):
+            self.frame = pd.concat([self.frame, new]).sort_index() if len(self.frame) else new
+            self._snapshot = None
+
+    def _merge_file(self) -> None:
+        """Take over what the file holds: its rows go before ours; of two checks the later one stays."""
+        header, rows = read(self.path)
+        if header.deployment != self.header.deployment:
+            raise TableError(
+                f"the latency table {self.path} is of {header.deployment}, not of {self.header.deployment}; "
+                "name another file"
+            )
+        if header.version != self.runtime.version:
+            raise TableError(
+                f"the latency table {self.path} was measured with {header.version}; this is {self.runtime.version}, "
+                f"which may run other kernels. Build a new one: {self._profile_command(Path('NEW.csv'))}"
+            )
+        checks = [header.check, self.header.check]
+        latest = max((check for check in checks if check), key=lambda check: check.date, default=None)
+        own, self.header, self.frame = self.frame, replace(header, check=latest), rows
+        self._snapshot = None
+        self._add(own)
+
+    def _profile_command(self, path: Path) -> str:
+        deployment = self.header.deployment
+        return (
+            f"hwnas profile --runtime {deployment.runtime} --threads {deployment.threads} --batch {deployment.batch} "
+            f"-o {shlex.quote(str(path))} --for MODEL.onnx"
+        )
+
+
+def cache_path(runtime: Runtime) -> Path:
+    """Where a runtime's table lies unless a file is named: a version of the runtime has a file of its own."""
+    folder = platformdirs.user_cache_path("hwnas") / "latency"
+    return folder / f"{runtime.deployment.key}_{runtime.version.replace(' ', '-')}.csv"
+
+
+def now() -> str:
+    """The time in ISO format, in whole seconds of universal time."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,190 @@
+"""The file of a latency table: a few lines of header, then CSV; people can read it, and its changes show in a diff.
+
+::
+
+    # hwnas latency table, format 1
+    # runtime: ort-cpu
+    # device: Intel Xeon model 85 avx512
+    # ...
+    # snapshot: 5f0c1f9a7f6e2d11
+    kernel,median_us,min_us,spread,passes,cold_us
+    Relu@14 1x16x32x32 -> 1x16x32x32,1.93,1.87,0.061,3,
+
+The snapshot is a hash of everything else, so that a file that was cut short or edited is told from a whole one.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from latency.deployment import Deployment
+from latency.timing import Protocol
+from spaces.errors import SpecError, TableError
+
+_TITLE = "# hwnas latency table, format 1"
+_TYPES = {"median_us": float, "min_us": float, "spread": float, "passes": int, "cold_us": float}
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far whole networks were from their predictions.
+
+    Attributes:
+        networks: How many networks were measured.
+        mape: Mean of |predicted / measured - 1|.
+        within_5: Share of networks with an error of at most 5 %.
+        within_10: Share with at most 10 %.
+        kendall_tau: Rank correlation of predicted and measured; None where all values of one of them are equal.
+        noise_floor: Mean difference between two measurements of the same network: no prediction can do better.
+        low: Measured / predicted: lower end of an interval for nine networks in ten.
+        high: Its upper end.
+        date: When, in ISO format.
+    """
+
+    networks: int
+    mape: float
+    within_5: float
+    within_10: float
+    kendall_tau: float | None
+    noise_floor: float
+    low: float
+    high: float
+    date: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all rows of a table have in common.
+
+    Attributes:
+        deployment: Where and how the kernels ran.
+        version: The runtime's name and version.
+        cores: Cores that the measuring process could use.
+        created: When the table was begun, in ISO format.
+        protocol: How the kernels were timed.
+        check: The last comparison with whole networks, None if there was none.
+    """
+
+    deployment: Deployment
+    version: str
+    cores: int
+    created: str
+    protocol: Protocol
+    check: Check | None = None
+
+
+def make_frame(rows: dict[str, tuple[float, float, float, int, float]]) -> pd.DataFrame:
+    """Rows of a table, by kernel: median_us, min_us, spread, passes, cold_us.
+
+    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, float("nan"))}).loc["Relu@14 1x8 -> 1x8", "min_us"]
+    np.float64(1.9)
+    """
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_TYPES)).astype(_TYPES)
+    return frame.set_axis(pd.Index(frame.index, dtype=object, name="kernel")).sort_index()
+
+
+def snapshot(header: Header, frame: pd.DataFrame) -> str:
+    """A hash of a table's whole content."""
+    return _hash(_header_text(header), _body_text(frame))
+
+
+def write(path: Path, header: Header, frame: pd.DataFrame) -> None:
+    """Replace a table's file as a whole: after a crash at any moment it is the old one or the new one.
+
+    Raises:
+        OSError: If the folder cannot be written or the disk is full.
+    """
+    head, body = _header_text(header), _body_text(frame)
+    text = f"{head}# snapshot: {_hash(head, body)}\n{body}"
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read(path: Path) -> tuple[Header, pd.DataFrame]:
+    """A table's header and rows.
+
+    Raises:
+        TableError: If there is no such file, or it is not a whole and unchanged table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"cannot read the latency table {path}: {error}; build one with hwnas profile") from error
+    if not text.startswith(_TITLE + "\n"):
+        raise TableError(f"{path} is not a latency table: its first line is not '{_TITLE}'; name another file")
+    head, mark, rest = text.partition("# snapshot: ")
+    stored, _, body = rest.partition("\n")
+    if not mark or stored != _hash(head, body):
+        raise TableError(
+            f"the latency table {path} was cut short or edited: its content does not match its snapshot; restore it, "
+            "or delete it and build it again with hwnas profile"
+        )
+    try:
+        return _parse_header(head), _parse_body(body)
+    except (ValueError, KeyError, TypeError, SpecError) as error:
+        raise TableError(f"the latency table {path} cannot be understood: {error!r}; build it again") from error
+
+
+def _header_text(header: Header) -> str:
+    entries: dict[str, Any] = {
+        **asdict(header.deployment),
+        "version": header.version,
+        "cores": header.cores,
+        "created": header.created,
+        "protocol": json.dumps(asdict(header.protocol)),
+        "check": json.dumps(header.check and asdict(header.check), allow_nan=False),
+    }
+    return "".join(f"{line}\n" for line in (_TITLE, *(f"# {name}: {value}" for name, value in entries.items())))
+
+
+def _parse_header(text: str) -> Header:
+    entries = dict(line.removeprefix("# ").split(": ", 1) for line in text.splitlines()[1:])
+    kinds: dict[str, type] = {"threads": int, "batch": int}
+    deployment = {field.name: kinds.get(field.name, str)(entries[field.name]) for field in fields(Deployment)}
+    check = json.loads(entries["check"])
+    return Header(
+        Deployment(**deployment),
+        entries["version"],
+        int(entries["cores"]),
+        entries["created"],
+        Protocol(**json.loads(entries["protocol"])),
+        check and Check(**check),
+    )
+
+
+def _body_text(frame: pd.DataFrame) -> str:
+    return frame.to_csv(lineterminator="\n")
+
+
+def _parse_body(text: str) -> pd.DataFrame:
+    types: dict[str, Any] = {"kernel": object, **_TYPES}
+    frame = pd.read_csv(io.StringIO(text), index_col="kernel", dtype=types, float_precision="round_trip")
+    if list(frame.columns) != list(_TYPES) or not frame.index.is_unique:
+        raise ValueError(f"columns must be kernel, {', '.join(_TYPES)}, and each kernel may stand there once")
+    times = frame[["median_us", "min_us"]].to_numpy()
+    if not (np.isfinite(times).all() and (times > 0).all()):
+        raise ValueError("a kernel's time must be a number above 0")
+    return frame
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]

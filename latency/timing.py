@@ -1,0 +1,190 @@
+"""Timing: how kernels and whole networks are measured, whatever the runtime.
+
+What is sought is the *quiet* latency, the one without other programs' noise. Noise comes in spells of seconds, so the
+same thing measured ten times in a row is ten times wrong together. Hence everything is measured in several passes over
+*all* the work, with everything built anew in each, and minima are taken over passes.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx
+
+from latency.kernels import Kernel
+from spaces.errors import SpecError
+
+if TYPE_CHECKING:
+    from latency.runtimes import Runtime
+
+Stopwatch = Callable[[], float]
+"""Does its work once and returns the seconds it took; the clock stops after the device has finished."""
+
+_CLOCK_STEP = 1e-9
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long and how often things are measured.
+
+    A kernel takes (T(1 + K copies) - T(1)) / K, which leaves out what a call costs beside the kernels.
+
+    Attributes:
+        passes: Passes over all the work.
+        span_ms: The K copies together should take about this long.
+        most_copies: Upper bound on K, for kernels that take next to nothing.
+        kernel_ms: Time given to a kernel in a pass.
+        network_ms: Time given to a whole network in a pass.
+
+    Raises:
+        SpecError: If a number is not positive.
+    """
+
+    passes: int = 3
+    span_ms: float = 1.0
+    most_copies: int = 64
+    kernel_ms: float = 6.0
+    network_ms: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise SpecError(f"{name}={value} of the timing protocol must be above 0")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a kernel takes.
+
+    Attributes:
+        min_us: The smallest of the passes' results, in microseconds: the quiet latency.
+        median_us: Their median.
+        spread: (largest - smallest) / median.
+        passes: How many there were.
+    """
+
+    min_us: float
+    median_us: float
+    spread: float
+    passes: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a whole network takes, one call after another on warm caches.
+
+    Attributes:
+        quiet_ms: The smallest of the passes' medians: what predictions are held against.
+        p50_ms: Median of all calls, in milliseconds.
+        p95_ms: 95th percentile of all calls.
+        min_ms: The fastest call.
+        rounds: The median of each pass.
+    """
+
+    quiet_ms: float
+    p50_ms: float
+    p95_ms: float
+    min_ms: float
+    rounds: tuple[float, ...]
+
+
+def time_kernels(
+    runtime: "Runtime",
+    kernels: Sequence[Kernel],
+    protocol: Protocol | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Timing]:
+    """Measure kernels, interleaved over all of them.
+
+    Args:
+        runtime: The runtime whose kernels they are; its device must be here.
+        kernels: What to measure.
+        protocol: How; None for the default.
+        progress: Called with the number of steps done and of all steps.
+
+    Returns:
+        A timing per kernel, in the same order, each above 0.
+    """
+    protocol = protocol or Protocol()
+    results: list[list[float]] = [[] for _ in kernels]
+    done = 0
+    for _ in range(protocol.passes):
+        for kernel, result in zip(kernels, results, strict=True):
+            result.append(_kernel_seconds(runtime, kernel, protocol))
+            done += 1
+            if progress:
+                progress(done, len(kernels) * protocol.passes)
+    return [_timing(result) for result in results]
+
+
+def measure_many(
+    runtime: "Runtime", models: Sequence[onnx.ModelProto], protocol: Protocol | None = None, rounds: int = 6
+) -> list[Measured]:
+    """Measure whole networks, interleaved over all of them, so that a noisy spell hits all alike.
+
+    Args:
+        runtime: What runs them; its device must be here.
+        models: The networks.
+        protocol: How long; None for the default.
+        rounds: Passes over all networks.
+
+    Returns:
+        A measurement per network, in the same order.
+    """
+    protocol = protocol or Protocol()
+    calls: list[list[list[float]]] = [[] for _ in models]
+    for _ in range(rounds):
+        for model, passes in zip(models, calls, strict=True):
+            stopwatch = runtime.network(model)
+            warm(stopwatch, protocol.network_ms / 4)
+            passes.append(repeat(protocol.network_ms, stopwatch)[0])
+    return [_measured(passes) for passes in calls]
+
+
+def repeat(budget_ms: float, *stopwatches: Stopwatch, least: int = 5, most: int = 200) -> list[list[float]]:
+    """Run stopwatches in turn until the time is used up.
+
+    Returns:
+        Seconds of every run, per stopwatch.
+    """
+    results: list[list[float]] = [[] for _ in stopwatches]
+    end = time.perf_counter() + budget_ms / 1e3
+    while len(results[0]) < least or (time.perf_counter() < end and len(results[0]) < most):
+        for stopwatch, result in zip(stopwatches, results, strict=True):
+            result.append(stopwatch())
+    return results
+
+
+def warm(stopwatch: Stopwatch, budget_ms: float) -> float:
+    """Run a stopwatch until caches, clock rates and allocators have settled; return the fastest run in seconds."""
+    return min(repeat(budget_ms, stopwatch, least=2)[0])
+
+
+def _kernel_seconds(runtime: "Runtime", kernel: Kernel, protocol: Protocol) -> float:
+    single = runtime.kernel(kernel, 1)
+    once = warm(single, 0)
+    copies = int(min(protocol.most_copies, max(2, protocol.span_ms / 1e3 / once)))
+    several = runtime.kernel(kernel, 1 + copies)
+    several()
+    alone, together = repeat(protocol.kernel_ms, single, several, least=3, most=40)
+    # Zero would make a kernel free for ever; what the clock cannot resolve counts as its smallest step.
+    return max(_CLOCK_STEP, (min(together) - min(alone)) / copies)
+
+
+def _timing(seconds: Sequence[float]) -> Timing:
+    median = statistics.median(seconds)
+    # Rounded as the table's file is, so that a table read back is the table that was written.
+    return Timing(
+        round(min(seconds) * 1e6, 3),
+        round(median * 1e6, 3),
+        round((max(seconds) - min(seconds)) / median, 4),
+        len(seconds),
+    )
+
+
+def _measured(passes: Sequence[Sequence[float]]) -> Measured:
+    calls = sorted(1e3 * seconds for single in passes for seconds in single)
+    rounds = tuple(1e3 * statistics.median(single) for single in passes)
+    return Measured(min(rounds), statistics.median(calls), calls[int(0.95 * (len(calls) - 1))], calls[0], rounds)

@@ -1,0 +1,1 @@
+"""How good a candidate is: cheap objectives from its structure, the error from training."""

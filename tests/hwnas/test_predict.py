@@ -1,0 +1,68 @@
+"""predict.py, run as a user runs it, on a network whose logits are its own pixels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hwnas import report
+from objectives.images import read_image
+
+ORIENTATION = 0x0112
+
+
+def predict(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Isolated (-I), so that nothing beside the installed packages can be imported."""
+    script = report.copy_predict(folder)
+    return subprocess.run(
+        [sys.executable, "-I", "-W", "error", script, *arguments], capture_output=True, text=True, cwd=folder
+    )
+
+
+def kinds_of_images(folder: Path) -> list[Path]:
+    """Files that differ in mode, size and orientation, all with random content."""
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (12, 20, 3), dtype=np.uint8))
+    veil = Image.fromarray(rng.integers(0, 256, (12, 20), dtype=np.uint8))
+    veiled = colour.copy()
+    veiled.putalpha(veil)
+    images = {
+        "colour.png": colour,
+        "grey.png": colour.convert("L"),
+        "bits.png": colour.convert("1"),
+        "palette.png": colour.quantize(16),
+        "veiled.png": veiled,
+        "veiled_grey.png": veiled.convert("LA"),
+        "cmyk.tif": colour.convert("CMYK"),
+        "deep.png": Image.fromarray(rng.integers(0, 65536, (9, 9), dtype=np.uint16)),
+        "large.jpg": Image.fromarray(rng.integers(0, 256, (100, 180, 3), dtype=np.uint8)),
+        "tiny.bmp": colour.resize((2, 3)),
+    }
+    for name, image in images.items():
+        image.save(folder / name)
+    colour.quantize(16).save(folder / "holes.png", transparency=3)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    colour.save(folder / "turned.jpg", exif=turned)
+    return [*(folder / name for name in images), folder / "holes.png", folder / "turned.jpg"]
+
+
+def test_images_are_prepared_as_for_training(pixel_model: tuple[Path, int], tmp_path: Path) -> None:
+    model, channels = pixel_model
+    images = kinds_of_images(tmp_path)
+    expected = []
+    for image in images:
+        logits = 20 * read_image(image, 8, channels).astype(np.float32).ravel() / 255
+        odds = np.exp(logits - logits.max())
+        expected.append(f"{image}\tpixel {odds.argmax()}\t{odds.max() / odds.sum():.1%}")
+    done = predict(tmp_path, str(model), *map(str, images))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == expected
+
+
+def test_without_arguments_it_says_how_to_call_it(tmp_path: Path) -> None:
+    done = predict(tmp_path)
+    assert done.returncode == 1
+    assert "python predict.py MODEL.onnx IMAGE" in done.stderr

@@ -1,0 +1,425 @@
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from hwnas.lemonade import Lemonade
+from hwnas.spec import (
+    OBJECTIVES,
+    Spec,
+    format_duration,
+    format_quantity,
+    parse_budget,
+    parse_duration,
+    parse_quantity,
+)
+from latency.deployment import Deployment
+from objectives.data import load_data
+from objectives.training import Recipe
+from spaces.errors import SpecError
+from spaces.plain import PlainSpace
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
+
+
+def refusal(text, tmp_path):
+    (tmp_path / "spec.yaml").write_text(text)
+    with pytest.raises(SpecError) as refused:
+        Spec.load(tmp_path / "spec.yaml")
+    message = str(refused.value)
+    assert message.startswith(f"{tmp_path / 'spec.yaml'}")
+    return message.removeprefix(f"{tmp_path / 'spec.yaml'}").removeprefix(": ")
+
+
+# Durations, quantities, budgets
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30m", 1800),
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("1h 30m 5s", 5405),
+        ("1.5h", 5400),
+        ("90", 90),
+        (45, 45),
+        (0.5, 0.5),
+        (" 2m ", 120),
+        ("1e3s", 1000),
+    ],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "30 minutes", "30m1h", "-5s", "0s", 0, -1, "1:30", None, True, "nan", "1e999"]
+)
+def test_no_durations(text):
+    with pytest.raises(SpecError, match=re.escape(f"{text!r} is no duration above 0; write 90s, 30m, 1h30m or a num")):
+        parse_duration(text)
+
+
+@patient
+@given(st.floats(1e-9, 1e9) | st.integers(1, 10**7))
+def test_a_duration_survives_its_text(seconds):
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("objective", "text", "value"),
+    [
+        ("latency", "3ms", 3),
+        ("latency", "500us", 0.5),
+        ("latency", "500 µs", 0.5),
+        ("latency", "0.003s", 3),
+        ("latency", ".5ms", 0.5),
+        ("latency", "3", 3),
+        ("latency", 3, 3),
+        ("latency.board", "8MS", 8),
+        ("params", "200k", 200_000),
+        ("params", "1M", 1_000_000),
+        ("macs", "1.5M", 1_500_000),
+        ("macs", "2G", 2e9),
+        ("macs", "1e6", 1e6),
+        ("params", 12345, 12345),
+        ("peak_memory", "64KB", 65536),
+        ("peak_memory", "2mb", 2 * 1024 * 1024),
+        ("peak_memory", "1GB", 2**30),
+        ("peak_memory", "100B", 100),
+        ("error", "7%", 0.07),
+        ("error", "0.07", 0.07),
+    ],
+)
+def test_quantities(objective, text, value):
+    assert parse_quantity(objective, text) == value
+
+
+@pytest.mark.parametrize(
+    ("objective", "text"),
+    [
+        ("latency", "3 parsecs"),
+        ("latency", "3k"),
+        ("latency", "0ms"),
+        ("latency", "-3ms"),
+        ("params", "1.2.3k"),
+        ("params", "200ms"),
+        ("params", True),
+        ("params", None),
+        ("params", float("nan")),
+        ("peak_memory", "64k"),
+        ("peak_memory", ""),
+        ("error", "0%"),
+        ("macs", "1e999"),
+        ("macs", "1e99999999999999999999"),
+    ],
+)
+def test_no_quantities(objective, text):
+    with pytest.raises(SpecError, match=re.escape(f"{objective} is {text!r}; it must be a value above 0, such as ")):
+        parse_quantity(objective, text)
+
+
+def test_a_percentage_is_not_a_fraction():
+    with pytest.raises(SpecError, match=r"error is '5'; it must be below 1, such as 5% or 0.05"):
+        parse_quantity("error", "5")
+
+
+def test_unknown_objectives_get_a_suggestion_or_the_list():
+    with pytest.raises(SpecError, match=r"'memory' is no objective; did you mean peak_memory\?"):
+        parse_quantity("memory", "2MB")
+    with pytest.raises(SpecError, match=r"'fps' is no objective; known are error, params, macs, peak_memory, latency"):
+        parse_quantity("fps", 3)
+    with pytest.raises(SpecError, match=r"'params.board' is no objective; did you mean params\?"):
+        format_quantity("params.board", 3)
+
+
+@patient
+@given(st.sampled_from([*OBJECTIVES, "latency.board"]), st.floats(1e-9, 1e15) | st.integers(1, 10**12))
+def test_a_quantity_survives_its_text(objective, value):
+    if objective == "error":
+        value = value / 1e16
+    assert parse_quantity(objective, format_quantity(objective, value)) == value
+
+
+@pytest.mark.parametrize(
+    ("objective", "value", "text"),
+    [
+        ("latency", 3.0, "3ms"),
+        ("latency", 0.25, "250us"),
+        ("latency", 1500, "1.5s"),
+        ("params", 200_000, "200k"),
+        ("params", 1_234_567, "1234567"),
+        ("macs", 7, "7"),
+        ("peak_memory", 2**21, "2MB"),
+        ("peak_memory", 70_000, "70000B"),
+    ],
+)
+def test_texts_of_quantities(objective, value, text):
+    assert format_quantity(objective, value) == text
+
+
+def test_budgets():
+    assert (parse_budget("30m").time, parse_budget("30m").trainings) == (1800, None)
+    assert (parse_budget("200").time, parse_budget(200).trainings) == (None, 200)
+    for wrong in ("0", "soon", "-3", 0, True, "2.5.1", "9" * 5000):
+        with pytest.raises(SpecError, match=re.escape(f"budget is {wrong!r}; write a duration such as 30m, or a num")):
+            parse_budget(wrong)
+
+
+# Files
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    (tmp_path / "spec.yaml").write_text("# nothing to say\n")
+    assert Spec.load(tmp_path / "spec.yaml") == Spec()
+
+
+def test_a_whole_file(tmp_path):
+    (tmp_path / "spec.yaml").write_text(
+        """
+data: {source: cifar10, train_limit: 10k, metric: balanced-accuracy}
+space: {max_params: 1M, separable: no}
+objectives: [latency, peak_memory]
+limits:
+  latency: 3ms
+  peak_memory: 64KB
+budget: 1h30m
+search: {epochs: 2, inherit: off}
+training: {lr: 5e-2, ema: 0.99, flip: true}
+final: {models: 4, epochs: 30}
+seed: 7
+"""
+    )
+    spec = Spec.load(tmp_path / "spec.yaml")
+    assert (spec.data.source, spec.data.train_limit, spec.data.metric) == ("cifar10", 10_000, "balanced-accuracy")
+    assert (spec.space.max_params, spec.space.separable, spec.space.skips) == (1_000_000, False, True)
+    assert spec.objectives == ["error", "latency", "peak_memory"], "the error is always an objective"
+    assert spec.limits == {"latency": 3, "peak_memory": 65536}
+    assert (spec.budget.time, spec.budget.trainings) == (5400, None)
+    assert (spec.search.epochs, spec.search.inherit) == (2, False)
+    assert (spec.training.lr, spec.training.ema, spec.training.flip) == (0.05, 0.99, True)
+    assert (spec.final.models, spec.final.epochs, spec.seed) == (4, 30, 7)
+
+    (tmp_path / "again.yaml").write_text(spec.dump())
+    assert Spec.load(tmp_path / "again.yaml") == spec
+    assert Spec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5e-2", 0.05), (".5", 0.5), ("1.", 1), ("1", 1), ("1e-1", 0.1), ("0.05", 0.05), ("1_0", 10), ("+2.5E+0", 2.5)],
+)
+def test_numbers_are_those_of_yaml_1_2(tmp_path, text, value):
+    (tmp_path / "spec.yaml").write_text(f"training: {{lr: {text}}}")
+    assert Spec.load(tmp_path / "spec.yaml").training.lr == value
+
+
+def test_a_dump_is_complete_and_readable():
+    text = Spec.from_json({"limits": {"latency": 3}, "space": {"max_params": 200_000}}).dump()
+    assert list(yaml.safe_load(text)) == list(Spec.model_fields)
+    for line in ("  latency: 3ms", "  time: 2m", "  trainings: null", "  max_params: 200k", "  flip: auto"):
+        assert line in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["1e3", "12", "010", "1:30", ".5", "1_0", "true", "null", "~/my photos: all", "größe", "2024-01-01", "-", ""],
+)
+def test_any_folder_name_survives_the_dump(tmp_path, source):
+    spec = Spec().resolve({"data.source": source})
+    (tmp_path / "spec.yaml").write_text(spec.dump(), encoding="utf-8")
+    assert Spec.load(tmp_path / "spec.yaml") == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {epoch: 3}", "training.epoch: unknown key; did you mean search.epochs or final.epochs?"),
+        ("search: {proposal: 3}", "search.proposal: unknown key; did you mean proposals?"),
+        ("serach: {}", "serach: unknown key; did you mean search?"),
+        ("max_width: 64", "max_width: unknown key; did you mean space.max_width?"),
+        ("final: {zzz: 1}", "final.zzz: unknown key; known are models, share, epochs, references"),
+        ("1: 2", "1 is no key; keys are text"),
+        ("training: {lr: fast}", "training.lr is 'fast'; it must be a number"),
+        ("training: {lr: 0}", "training.lr is 0; it must be above 0"),
+        ("training: {lr: .inf}", "training.lr is inf; it must be a finite number"),
+        ("training: {momentum: 1.0}", "training.momentum is 1.0; it must be below 1"),
+        ("training: {distill_weight: 2}", "training.distill_weight is 2; it must be at most 1"),
+        ("training: {flip: maybe}", "training.flip is 'maybe'; it must be one of true, false or 'auto'"),
+        ("training: {channels_last: 1}", "training.channels_last is 1; it must be true or false"),
+        ("seed: yes", "seed is True; it must be a whole number"),
+        ("seed: -1", "seed is -1; it must be at least 0"),
+        ("final: {models: 2.5}", "final.models is 2.5; it must be a whole number"),
+        ("data: {source: 5}", "data.source is 5; it must be text"),
+        ("data: {metric: f1}", "data.metric is 'f1'; it must be one of 'accuracy' or 'balanced-accuracy'"),
+        ("data: {train_limit: many}", "data.train_limit: 'many' is no whole number above 0, such as 5000 or 200k"),
+        ("data: {train_limit: 1.2345k}", "data.train_limit: '1.2345k' is no whole number above 0"),
+        ("data: 5", "data is 5; it must be a mapping with keys of source, image_size"),
+        ("- 1\n- 2", "the specification is [1, 2]; it must be a mapping with keys of data, space"),
+        ("objectives: error", "objectives is 'error'; it must be a list"),
+        ("objectives: [error, 5]", "objectives[1] is 5; it must be text"),
+        ("objectives: [flop]", "objectives: 'flop' is no objective; known are error, params"),
+        ("objectives: [parms]", "objectives: 'parms' is no objective; did you mean params?"),
+        ("objectives: [error]", "objectives: error alone has a best network but no front; add one or more of params"),
+        ("limits: 3ms", "limits is '3ms'; it must be a mapping with keys of objective: value"),
+        ("limits: {latency: fast}", "limits: latency is 'fast'; it must be a value above 0, such as 3ms or 500us"),
+        ("limits: {latencie: 3ms}", "limits: 'latencie' is no objective; did you mean latency?"),
+        (
+            "limits: {peak_memory: 2MB}",
+            "limits: peak_memory is not among the objectives (params, macs, latency); add it to them",
+        ),
+        ("limits: {error: 5%}", "limits: error is known only after training, so it cannot bound the search; choose by"),
+        ("budget: soon", "budget is 'soon'; write a duration such as 30m, or a number of trainings such as 200"),
+        ("budget: 1:30", "budget is '1:30'; write a duration such as 30m"),
+        ("seed: 010", "seed is '010'; it must be a whole number"),
+        ("budget: {time: soon}", "budget.time: 'soon' is no duration above 0; write 90s, 30m, 1h30m"),
+        ("budget: {}", "budget: neither time nor trainings is given, so the search would never end; give one"),
+        ("budget: {trainings: 0}", "budget.trainings: 0 is no whole number above 0"),
+        ("space: {min_width: 9, max_width: 8}", "space: min_width is 9, more than max_width, which is 8"),
+        ("seed: 1\nseed: 2", ", line 2: the key seed is repeated"),
+        ("data: {source: a, source: b}", ", line 1: the key source is repeated"),
+        ("data: [1", ", line 1: expected ',' or ']', but got '<stream end>'"),
+        ("a: \x01", "is not YAML"),
+    ],
+)
+def test_wrong_files_are_refused_with_place_value_and_rule(tmp_path, text, message):
+    assert message in refusal(text, tmp_path)
+
+
+def test_every_mistake_is_told_at_once(tmp_path):
+    message = refusal("seed: x\ntraining: {lr: 0, decay: 1}", tmp_path)
+    assert message.splitlines() == [
+        "training.lr is 0; it must be above 0",
+        "training.decay: unknown key; did you mean weight_decay?",
+        "seed is 'x'; it must be a whole number",
+    ]
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(SpecError, match=r"there is no file .*nowhere\.yaml; without a file, the defaults hold"):
+        Spec.load(tmp_path / "nowhere.yaml")
+    with pytest.raises(SpecError, match=rf"{tmp_path} cannot be read as text: .*directory"):
+        Spec.load(tmp_path)
+    (tmp_path / "spec.yaml").write_bytes(b"data: {source: \xff}")
+    with pytest.raises(SpecError, match=r"spec\.yaml cannot be read as text: 'utf-8' codec"):
+        Spec.load(tmp_path / "spec.yaml")
+
+
+# Overrides
+
+
+def test_overrides_replace_keys_and_nothing_else():
+    base = Spec().resolve({"search.epochs": 2.0})
+    spec = base.resolve({"data.source": "cifar10", "budget": "200", "limits.params": "200k"})
+    assert spec.data.source == "cifar10"
+    assert (spec.budget.time, spec.budget.trainings) == (None, 200)
+    assert spec.limits == {"params": 200_000}
+    assert spec.search == base.search
+    assert base == Spec().resolve({"search.epochs": 2.0}), "a specification is never changed"
+    assert spec.resolve({}) == spec
+
+
+def test_wrong_overrides():
+    with pytest.raises(SpecError, match=r"data.sources: unknown key; did you mean source\?"):
+        Spec().resolve({"data.sources": "cifar10"})
+    with pytest.raises(SpecError, match=r"trainig: unknown key; did you mean training\?"):
+        Spec().resolve({"trainig.lr": 0.1})
+    with pytest.raises(SpecError, match=r"seed\.x: seed is a single value and has no keys"):
+        Spec().resolve({"seed.x": 1})
+
+
+def test_a_specification_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Spec().seed = 3
+
+
+# The rooms that the sections configure
+
+
+def arguments(function):
+    return set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(
+    ("section", "own", "function", "theirs"),
+    [
+        ("data", {"metric"}, load_data, {"seed", "root", "cache_dir", "progress"}),
+        ("space", {"kind"}, PlainSpace, {"image", "classes"}),
+        ("deployment", set(), Deployment.here, set()),
+        ("training", set(), Recipe, {"epochs", "seed"}),
+        ("search", {"strategy", "children"}, Lemonade, {"space", "costs", "objectives", "seed"}),
+    ],
+)
+def test_sections_have_the_keys_of_what_they_configure(section, own, function, theirs):
+    keys = set(Spec().to_json()[section])
+    assert keys - own == arguments(function) - theirs
+
+
+def test_sections_have_the_defaults_of_what_they_configure():
+    spec = Spec()
+    for section, function in (("space", PlainSpace), ("deployment", Deployment.here), ("data", load_data)):
+        parameters = inspect.signature(function).parameters
+        for key, value in getattr(spec, section):
+            if key in parameters and key not in ("source", "download"):
+                assert value == parameters[key].default, f"{section}.{key}"
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    assert {key: value for key, value in spec.training if key != "flip"}.items() <= defaults.items()
+
+
+def test_training_refuses_what_the_recipe_refuses():
+    for key, wrong in [
+        ("batch_size", 1),
+        ("lr", 0.0),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("schedule", "linear"),
+        ("warmup", 1.0),
+        ("label_smoothing", 1.0),
+        ("shift", 1.0),
+        ("precision", "fp16"),
+        ("ema", 1.0),
+        ("distill_weight", 1.5),
+        ("temperature", 0.0),
+        ("clip", 0.0),
+    ]:
+        with pytest.raises(SpecError, match=f"recipe: {key} is"):
+            Recipe(**{key: wrong})
+        with pytest.raises(SpecError, match=rf"training\.{key} is {wrong!r}"):
+            Spec.from_json({"training": {key: wrong}})
+
+
+@pytest.mark.parametrize(
+    ("source", "flip"),
+    [
+        ("digits", False),
+        ("MNIST", False),
+        ("svhn", False),
+        ("CIFAR-10", True),
+        ("fashion_mnist", True),
+        ("./pets", True),
+    ],
+)
+def test_images_are_mirrored_unless_they_are_digits(source, flip):
+    spec = Spec().resolve({"data.source": source})
+    assert spec.recipe(epochs=3, seed=1) == Recipe(epochs=3, seed=1, flip=flip)
+    assert spec.resolve({"training.flip": True}).recipe(3, 1).flip is True
+    assert spec.resolve({"training.flip": False}).recipe(3, 1).flip is False
+
+
+def test_reading_a_specification_does_not_start_torch():
+    code = "import sys; from hwnas.spec import Spec; Spec().dump(); print('torch' in sys.modules)"
+    process = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout == "False\n"
