@@ -224,7 +224,7 @@ def select_command(
 ) -> None:
     """Print the model to ship: the most accurate within limits.
 
-    And the next cheaper and the next better, with what they cost. Where nothing fits: the nearest miss, and exit code 1.
+    And the next cheaper and the next better, with what they cost; where nothing fits, the nearest miss and exit code 1.
     """
     selection = select(manifests.read(run), _limits(limits), device=device, percentile=_percentile(percentile))
     folder = manifests.path_in(run).parent

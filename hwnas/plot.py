@@ -83,66 +83,72 @@ def draw(
 
 
 def _panel(axes: "Axes", placed: Sequence[tuple[float, Point]], label: str, limit: float | None) -> None:
-    from matplotlib.patheffects import withStroke
-    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
-
     axes.set_xscale("log")
     axes.set_xlabel(label)
     axes.grid(color="#e8ecef", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_minor_formatter(NullFormatter())
     if not placed:
         axes.set_xticks([])
         axes.text(0.5, 0.55, "not known", transform=axes.transAxes, ha="center", color="#7a868d")
         return
-    thousands = max(cost for cost, _ in placed) >= 1000
-    axes.xaxis.set_major_formatter(EngFormatter(sep="") if thousands else FuncFormatter(lambda cost, _: f"{cost:g}"))
-    _points(axes, placed, "archive", s=12, color=_ARCHIVE, linewidths=0, label="seen by the search", zorder=1)
-    axes.plot(
-        *_best([(cost, _height(p.accuracy)) for cost, p in placed if p.kind == "front"]),
-        color=_FRONT,
-        linewidth=1.6,
-        zorder=2,
+    archive, front, marked = (
+        [(cost, _height(point.accuracy)) for cost, point in placed if point.kind == kind]
+        for kind in ("archive", "front", "reference")
     )
-    _points(
-        axes,
-        placed,
-        "front",
-        s=44,
-        color=_FRONT,
-        edgecolors="white",
-        linewidths=0.8,
-        label="front, trained to the end",
-        zorder=4,
-    )
-    hollow = {"marker": "D", "facecolors": "white", "edgecolors": _REFERENCE, "linewidths": 1.6}
-    _points(axes, placed, "reference", s=42, label="reference, same recipe", zorder=3, **hollow)
+    filled = {"s": 44, "color": _FRONT, "edgecolors": "white", "linewidths": 0.8, "zorder": 4}
+    hollow = {"s": 42, "marker": "D", "facecolors": "white", "edgecolors": _REFERENCE, "linewidths": 1.6, "zorder": 3}
+    _scatter(axes, archive, "seen by the search", s=12, color=_ARCHIVE, linewidths=0, zorder=1)
+    axes.plot(*zip(*_best(front), strict=True) if front else [], color=_FRONT, linewidth=1.6, zorder=2)
+    _scatter(axes, front, "front, trained to the end", **filled)
+    _scatter(axes, marked, "reference, same recipe", **hollow)
     if limit is not None:
         axes.axvline(limit, color=_LIMIT, linestyle=(0, (4, 3)), linewidth=1.3, label="limit", zorder=2)
-    for cost, point in placed:
+    span = _cost_axis(axes, [cost for cost, _ in placed] + ([limit] if limit else []), named=bool(marked))
+    _names(axes, [(cost, point) for cost, point in placed if point.label], span)
+
+
+def _scatter(axes: "Axes", marks: Sequence[tuple[float, float]], label: str, **style: Any) -> None:
+    if marks:  # an empty one would still show in the legend
+        axes.scatter(*zip(*marks, strict=True), label=label, **style)
+
+
+def _names(axes: "Axes", labelled: Sequence[tuple[float, Point]], span: float) -> None:
+    """Write labels to the right of their marks, or below where another mark stands in the way."""
+    from matplotlib.patheffects import withStroke
+
+    for cost, point in labelled:
+        height = _height(point.accuracy)
+        crowded = any(
+            1 <= other / cost < span**0.2 and abs(_height(rival.accuracy) - height) < 0.05
+            for other, rival in labelled
+            if rival is not point
+        )
         axes.annotate(
             point.label,
-            (cost, _height(point.accuracy)),
-            xytext=(7, -3),
+            (cost, height),
+            xytext=(0, -14) if crowded else (7, -3),
             textcoords="offset points",
+            ha="center" if crowded else "left",
             fontsize=8,
             color=_REFERENCE,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
             zorder=5,
         )
-    ends = [cost for cost, _ in placed] + ([limit] if limit else [])
-    low, high = min(ends), max(ends)
-    span = max(high / low, 2)
-    room = 0.24 if any(point.label for _, point in placed) else 0.05  # names are written to the right of their marks
+
+
+def _cost_axis(axes: "Axes", costs: Sequence[float], named: bool) -> float:
+    """Limits and ticks of a logarithmic axis; returns largest / smallest cost, at least 2."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(costs), max(costs)
+    span = max(high / low, 2.0)
+    room = 0.24 if named else 0.05  # for names to the right of the last mark
     axes.set_xlim(low / span**0.05, high * span**room)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
-
-
-def _points(axes: "Axes", placed: Sequence[tuple[float, Point]], kind: str, **style: Any) -> None:
-    chosen = [(cost, _height(point.accuracy)) for cost, point in placed if point.kind == kind]
-    if chosen:
-        axes.scatter([cost for cost, _ in chosen], [height for _, height in chosen], **style)
+    axes.xaxis.set_major_formatter(EngFormatter(sep="") if high >= 1000 else FuncFormatter(lambda cost, _: f"{cost:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    return span
 
 
 def _accuracy_axis(axes: "Axes", accuracies: Sequence[float]) -> None:
@@ -167,14 +173,14 @@ def _height(accuracy: float) -> float:
     return -math.log10(max(1 - accuracy, _SMALLEST_ERROR))
 
 
-def _best(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _best(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Those of (cost, height) that no other beats in both, from cheap to dear.
 
     >>> _best([(1, 5), (2, 4), (3, 6), (3, 5.5)])
-    ([1, 3], [5, 6])
+    [(1, 5), (3, 6)]
     """
     best: list[tuple[float, float]] = []
-    for cost, height in sorted(points, key=lambda point: (point[0], -point[1])):
+    for cost, height in sorted(marks, key=lambda mark: (mark[0], -mark[1])):
         if not best or height > best[-1][1]:
             best.append((cost, height))
-    return [cost for cost, _ in best], [height for _, height in best]
+    return best

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
 from rich.markup import escape
@@ -181,8 +182,7 @@ class Live(Progress):
         status = self._status
         if status is None:
             return Text("starting", style="dim")
-        facts = Table.grid(padding=(0, 3))
-        facts.add_row(*(Text(fact, no_wrap=True) for fact in [*_facts(status, left=False), sparkline(self._volumes)]))
+        facts = Columns([*_facts(status, left=False), sparkline(self._volumes)], padding=(0, 3))
         phase = Table.grid(padding=(0, 2))
         bar = ProgressBar(
             total=status.phase_total or None, completed=status.phase_done, width=32, pulse=not status.phase_total

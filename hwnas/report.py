@@ -38,7 +38,7 @@ def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> No
         folder / "front.png",
         [*archive, *points(manifest)],
         data=manifest.data,
-        device=manifest.device,
+        device=f"{manifest.device}, {manifest.runtime}",
         metric=manifest.metric,
         limits=manifest.limits,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from hwnas import front, plan
 from hwnas.box import Box
@@ -16,7 +17,7 @@ from hwnas.executor import Executor, Outcome
 from hwnas.lemonade import Lemonade
 from hwnas.limits import starts_within
 from hwnas.manifest import write_atomically
-from hwnas.progress import Progress
+from hwnas.progress import Progress, Quiet
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
@@ -33,13 +34,13 @@ SPEC_FILE = "spec.yaml"
 TABLE_FILE = "latency.csv"
 
 
-def search(spec: Spec, out: Path, progress: Progress) -> Path:
+def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Path:
     """Run a whole study in a new folder.
 
     Args:
         spec: What to search, for what, how long.
         out: The run folder; must not hold a study yet.
-        progress: Is told how it goes.
+        progress: Is told how it goes; None: nobody.
 
     Returns:
         The run folder.
@@ -47,17 +48,18 @@ def search(spec: Spec, out: Path, progress: Progress) -> Path:
     Raises:
         HwnasError: The data, the device, the limits or the folder do not allow it; the message says what to do.
     """
+    out, progress = Path(out), progress or Quiet()
     if Store.exists(out):
         raise StoreError(f"{out} holds a study already. Go on with 'hwnas resume {out}' or name another folder.")
     with progress:
-        data = _load(spec)
+        data = load(spec)
         with Store.create(out, spec.to_json()) as store:
             write_atomically(store.path / SPEC_FILE, spec.dump())
             Study(spec, data, store, progress).run()
     return out
 
 
-def resume(out: Path, progress: Progress, budget: float | None = None) -> Path:
+def resume(out: str | Path, progress: Progress | None = None, budget: float | None = None) -> Path:
     """Go on with an interrupted study, or with a finished one that gets more time.
 
     Args:
@@ -71,18 +73,24 @@ def resume(out: Path, progress: Progress, budget: float | None = None) -> Path:
     Raises:
         HwnasError: As for :func:`search`, or the data is not what the study began with.
     """
+    out, progress = Path(out), progress or Quiet()
     with progress, Store.open(out, write=True) as store:
         spec = Spec.from_json(store.get("spec"))
         if budget is not None:
             spec = spec.resolve({"budget.time": budget})
             store.put("spec", spec.to_json())
             write_atomically(store.path / SPEC_FILE, spec.dump())
-        Study(spec, _load(spec), store, progress).run()
+        Study(spec, load(spec), store, progress).run()
     return out
 
 
-def _load(spec: Spec) -> Data:
-    data = load_data(seed=spec.seed, **spec.data.model_dump(exclude={"metric"}))
+def load(spec: Spec) -> Data:
+    """The images of a specification, on the GPU where there is one and they fit.
+
+    Raises:
+        DataError: They cannot be found, read or split.
+    """
+    data = load_data(seed=spec.seed, **arguments(spec.data, "metric"))
     if torch.cuda.is_available() and not data.streamed:
         device = torch.device("cuda")
         moved = {
@@ -91,6 +99,12 @@ def _load(spec: Spec) -> Data:
         }
         return replace(data, **moved)  # type: ignore[arg-type]
     return data
+
+
+def arguments(section: BaseModel, *but: str) -> dict[str, Any]:
+    """A section of a specification as keyword arguments, without some of its keys."""
+    # Not model_dump: that writes quantities as text, with units.
+    return {name: value for name, value in section if name not in but}
 
 
 class Study:
@@ -120,8 +134,8 @@ class Study:
         progress.start(self._title())
         for warning in data.report.warnings:
             progress.note(warning)
-        self.space = PlainSpace(data.shape, len(data.classes), **spec.space.model_dump(exclude={"kind"}))
-        self.deployment = Deployment.here(**spec.deployment.model_dump())
+        self.space = PlainSpace(data.shape, len(data.classes), **arguments(spec.space, "kind"))
+        self.deployment = Deployment.here(**arguments(spec.deployment))
         self.table = LatencyTable.open(make_runtime(self.deployment))
         self.objectives = tuple(spec.objectives)
         costs = Costs(self._cheap(), spec.limits, self.table.snapshot)
@@ -158,6 +172,12 @@ class Study:
 
     def run(self) -> None:
         """Search until the budget says so, then finish."""
+        self.search()
+        front.finish(self)
+        shutil.copyfile(self.table.path, self.store.path / TABLE_FILE)
+
+    def search(self) -> None:
+        """Ask, train, tell, until the budget of the search is used up or the space exhausted."""
         self.store.sweep(self._wanted())
         self._evaluate([trial for trial, result in self.strategy.records if result is None])
         while not self._over():
@@ -168,8 +188,6 @@ class Study:
             self.store.add_trials(trials)
             self._evaluate(trials)
             self.store.sweep(self._wanted())
-        front.finish(self)
-        shutil.copyfile(self.table.path, self.store.path / TABLE_FILE)
 
     def _evaluate(self, trials: Sequence[Trial]) -> None:
         for outcome in self.executor.run(trials):
@@ -180,7 +198,8 @@ class Study:
 
     def _keep(self, outcome: Outcome) -> None:
         state = None if outcome.state is None else outcome.state.flat()
-        told = self.store.tell(outcome.trial.id, outcome.result, state)
+        result = replace(outcome.result, info={**outcome.result.info, "elapsed": self.budget.elapsed})
+        told = self.store.tell(outcome.trial.id, result, state)
         self.strategy.tell(outcome.trial.id, told)
         self.store.put("seconds used", self.budget.elapsed)
 
@@ -279,5 +298,5 @@ class Study:
             seed,
             epochs=self.plan.epochs,
             initial_epochs=self.plan.initial_epochs,
-            **search.model_dump(include={"proposals", "revisit", "max_parents", "inherit", "paper_density"}),
+            **arguments(search, "strategy", "children", "epochs", "initial_epochs"),
         )

@@ -62,7 +62,7 @@ class Runtime(Protocol):
         ...
 
     def lower(self, model: onnx.ModelProto) -> list[Kernel]:
-        """The kernels that the runtime executes for one inference, in order.
+        """The kernels that the runtime executes for one inference, in an order in which it may execute them.
 
         Raises:
             LatencyError: If the network cannot be run, or an operator's shapes cannot be known.
@@ -114,7 +114,7 @@ class OrtCpu:
         return self.deployment.device == processor()
 
     def lower(self, model: onnx.ModelProto) -> list[Kernel]:
-        """The kernels of the optimised graph in order, then the call.
+        """The kernels of the optimised graph, independent ones in any order, then the call.
 
         Raises:
             LatencyError: If the network cannot be run, or an operator's shapes cannot be known.

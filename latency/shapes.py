@@ -223,13 +223,14 @@ def _blocked_channels(graph: onnx.GraphProto, known: dict[str, Operand]) -> Iter
 
 
 def _reordered(kernel: Kernel, channels: int | None) -> Operand:
-    """The output of ReorderInput: only the convolution that reads it knows how far the channels were padded."""
-    if channels is None:
-        raise LatencyError(f"{kernel} feeds no blocked convolution; its output's shape is unknown")
+    """The output of ReorderInput.
+
+    Only a convolution may read padded channels, and its weights tell how many; all else needs whole blocks.
+    """
     plain = kernel.activations[0]
     last = kernel.attribute("channels_last", 0)
-    batch, height, width = (plain.shape[0], *(plain.shape[1:3] if last else plain.shape[2:]))
-    return Operand((batch, channels, height, width), plain.dtype)
+    batch, own, height, width = (plain.shape[i] for i in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
+    return Operand((batch, channels or own, height, width), plain.dtype)
 
 
 def _graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

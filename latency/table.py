@@ -174,7 +174,7 @@ class LatencyTable:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            if True:
                 if self.path.exists():
                     self._merge_file()
                 write(self.path, self.header, self.frame)
@@ -192,7 +192,8 @@ class LatencyTable:
         self.save()
 
     def _sum(self, kernels: Sequence[Kernel]) -> Latency:
-        counts = Counter(map(str, kernels))
+        # Sorted, because a runtime orders independent kernels as it likes, and sums of floats depend on the order.
+        counts = dict(sorted(Counter(map(str, kernels)).items()))
         repeats = np.fromiter(counts.values(), float)
         least, middle = repeats @ self.frame.loc[list(counts), ["min_us", "median_us"]].to_numpy() / 1e3
         if check := self.header.check:

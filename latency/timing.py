@@ -73,14 +73,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a whole network takes, one call after another on warm caches.
+    """What a whole network takes, one call after another.
 
     Attributes:
-        quiet_ms: The smallest of the passes' medians: what predictions are held against.
+        quiet_ms: The smallest of the rounds' lower quartiles: the latency without other programs' noise, which is what
+            predictions are held against.
         p50_ms: Median of all calls, in milliseconds.
         p95_ms: 95th percentile of all calls.
         min_ms: The fastest call.
-        rounds: The median of each pass.
+        rounds: The lower quartile of each round.
     """
 
     quiet_ms: float
@@ -90,32 +91,22 @@ class Measured:
     rounds: tuple[float, ...]
 
 
-def time_kernels(
-    runtime: "Runtime",
-    kernels: Sequence[Kernel],
-    protocol: Protocol | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Timing]:
+def time_kernels(runtime: "Runtime", kernels: Sequence[Kernel], protocol: Protocol | None = None) -> list[Timing]:
     """Measure kernels, interleaved over all of them.
 
     Args:
         runtime: The runtime whose kernels they are; its device must be here.
         kernels: What to measure.
         protocol: How; None for the default.
-        progress: Called with the number of steps done and of all steps.
 
     Returns:
         A timing per kernel, in the same order, each above 0.
     """
     protocol = protocol or Protocol()
     results: list[list[float]] = [[] for _ in kernels]
-    done = 0
     for _ in range(protocol.passes):
         for kernel, result in zip(kernels, results, strict=True):
             result.append(_kernel_seconds(runtime, kernel, protocol))
-            done += 1
-            if progress:
-                progress(done, len(kernels) * protocol.passes)
     return [_timing(result) for result in results]
 
 
@@ -164,7 +155,7 @@ def warm(stopwatch: Stopwatch, budget_ms: float) -> float:
 
 def _kernel_seconds(runtime: "Runtime", kernel: Kernel, protocol: Protocol) -> float:
     single = runtime.kernel(kernel, 1)
-    once = warm(single, 0)
+    once = max(_CLOCK_STEP, warm(single, 0))
     copies = int(min(protocol.most_copies, max(2, protocol.span_ms / 1e3 / once)))
     several = runtime.kernel(kernel, 1 + copies)
     several()
@@ -186,5 +177,5 @@ def _timing(seconds: Sequence[float]) -> Timing:
 
 def _measured(passes: Sequence[Sequence[float]]) -> Measured:
     calls = sorted(1e3 * seconds for single in passes for seconds in single)
-    rounds = tuple(1e3 * statistics.median(single) for single in passes)
+    rounds = tuple(1e3 * statistics.quantiles(single, n=4)[0] for single in passes)
     return Measured(min(rounds), statistics.median(calls), calls[int(0.95 * (len(calls) - 1))], calls[0], rounds)

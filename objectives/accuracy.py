@@ -46,8 +46,9 @@ def evaluate(
     (recall), so that a rare class counts as much as a common one; classes without an image in the split do not count.
 
     A share of k in n has the binomial standard error, sqrt(p (1 - p) / n), taken at Jeffreys' estimate
-    p = (k + 1/2) / (n + 1): at k / n it would be 0 for k = n, and a lucky network certain of itself (Brown, Cai, DasGupta
-    2001). The error of a balanced accuracy adds those of its recalls in quadrature, over the number of classes.
+    p = (k + 1/2) / (n + 1): at k / n it would be 0 for k = n, and a lucky network certain of itself (Brown, Cai,
+    DasGupta 2001). The error of a balanced accuracy adds those of its recalls in quadrature, over the number of
+    classes.
 
     Args:
         module: Takes float images in 0..1 and returns logits (N, classes).

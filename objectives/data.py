@@ -134,38 +134,26 @@ def load_data(
     >>> data.train.images.shape, data.train.labels.shape, len(data.val), len(data.test)
     (torch.Size([1079, 1, 8, 8]), torch.Size([1079]), 359, 359)
     """
-    _check_options(image_size, channels, {"val": val_fraction, "test": test_fraction}, seed, train_limit)
+    fractions: dict[SplitName, float | None] = {"val": val_fraction, "test": test_fraction}
+    _check_options(image_size, channels, fractions, seed, train_limit)
     collection = _collection(source, root, download)
+    idle = [f"{name}_fraction={fractions[name]}" for name in collection.parts if fractions.get(name) is not None]
+    notes = [f"{option} has no effect: {collection.name} has such a split already." for option in idle]
+
     parts, headers, unreadable = _readable(collection)
     size = image_size or _default_size(headers)
     depth = channels or (1 if all(header.grey for header in headers) else 3)
-    splits = _split(parts, collection.classes, {"val": val_fraction, "test": test_fraction}, seed, train_limit)
-
-    total = sum(len(part) for part in splits.values())
-    streamed = total * depth * size**2 > free_memory() // 2
-    folder = (cache_dir or user_cache()) / "images"
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress is not None:
-            progress(done, total)
-
-    pixels: dict[SplitName, Pixels] = {}
-    for name, part in splits.items():
-        if streamed:
-            pixels[name] = map_pixels(part.sources, size, depth, folder, progress=advance)
-        else:
-            pixels[name] = read_pixels(part.sources, size, depth, progress=advance)
-        survey = pixels[name].survey
-        unreadable += [Unreadable(part.names[at], reason) for at, reason in survey.unreadable]
-        splits[name] = part.take(survey.kept)
-        _require_every_class(
-            f"the {name} split of {collection.name}", splits[name].labels, collection.classes, unreadable
-        )
+    splits = _split(parts, collection.classes, fractions, seed, train_limit)
+    streamed = sum(map(len, splits.values())) * depth * size**2 > free_memory() // 2
+    folder = (cache_dir or user_cache()) / "images" if streamed else None
+    pixels = _read(splits, size, depth, folder, progress)
 
     surveys = {name: pixels[name].survey for name in SPLITS}
+    for name, survey in surveys.items():
+        unreadable += [Unreadable(splits[name].names[at], reason) for at, reason in survey.unreadable]
+        splits[name] = splits[name].take(survey.kept)
+        where = f"the {name} split of {collection.name}"
+        _require_every_class(where, splits[name].labels, collection.classes, unreadable)
     areas = sorted(headers, key=lambda header: header.width * header.height)
     report = DataReport(
         name=collection.name,
@@ -180,8 +168,8 @@ def load_data(
         grey=all(survey.grey for survey in surveys.values()),
         brightest=surveys["train"].brightest,
         std=surveys["train"].std,
-        notes=collection.notes,
-        folder=folder if streamed else None,
+        notes=(*collection.notes, *notes),
+        folder=folder,
     )
     return Data(
         name=collection.name,
@@ -308,6 +296,24 @@ def _split(
     for name in set(parts) - {"train"}:
         splits[name] = parts[name].take(rngs[name].permutation(len(parts[name])))
     return {name: splits[name] for name in SPLITS}
+
+
+def _read(
+    splits: Mapping[SplitName, Part], size: int, channels: int, folder: Path | None, progress: Progress | None
+) -> dict[SplitName, Pixels]:
+    """The pixels of all splits, in memory-mapped files where a folder for them is given."""
+    total = sum(map(len, splits.values()))
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, total)
+
+    if folder is None:
+        return {name: read_pixels(part.sources, size, channels, progress=advance) for name, part in splits.items()}
+    return {name: map_pixels(part.sources, size, channels, folder, progress=advance) for name, part in splits.items()}
 
 
 def _duplicates(splits: Mapping[SplitName, Part], surveys: Mapping[SplitName, Survey]) -> tuple[tuple[Place, ...], ...]:

@@ -16,8 +16,9 @@ import shutil
 import warnings
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -222,7 +223,7 @@ def _find(entry: Path) -> Pixels | None:
         whole = (entry / "pixels.u8").stat().st_size == math.prod(survey.shape)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return Pixels(_map(entry, survey), survey)
+    return Pixels(_map(entry, survey), survey) if whole else None
 
 
 def _map(entry: Path, survey: Survey) -> Tensor:
@@ -271,14 +272,16 @@ def _survey(
     reasons: list[str | None] = []
     sums = np.zeros((2, channels), np.int64)
     brightest, grey = 0, True
-    for piece in _parallel(read, sources, max(1, min(256, _PIECE_BYTES // (channels * size**2)))):
-        write(piece.images)
-        digests += piece.digests
-        reasons += piece.reasons
-        sums += piece.sums
-        brightest = max(brightest, int(piece.images.max(initial=0)))
-        grey &= piece.grey
-        progress(len(piece.reasons))
+    length = max(1, min(256, _PIECE_BYTES // (channels * size**2)))
+    with closing(_parallel(read, sources, length)) as pieces:
+        for piece in pieces:
+            write(piece.images)
+            digests += piece.digests
+            reasons += piece.reasons
+            sums += piece.sums
+            brightest = max(brightest, int(piece.images.max(initial=0)))
+            grey &= piece.grey
+            progress(len(piece.reasons))
     return Survey(
         kept=np.array([at for at, reason in enumerate(reasons) if reason is None], np.int64),
         digests=np.array(digests, np.uint64),
@@ -292,7 +295,7 @@ def _survey(
 
 def _parallel(
     function: Callable[[Sequence[ImageSource]], _T], sources: Sequence[ImageSource], length: int
-) -> Iterator[_T]:
+) -> Generator[_T]:
     """The function's results on stretches of the sources, in order, with a bounded number under way."""
     # Pillow's decoders and resizer release the interpreter's lock, so threads are enough.
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

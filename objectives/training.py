@@ -269,7 +269,7 @@ def batches(images: int, batch_size: int | None = None) -> tuple[int, int]:
         raise DataError(f"the training split has {images} images; batch norm needs at least 2: add images")
     if batch_size is None:
         batch_size = min(128, max(32, 2 ** round(math.log2(images / 100))))
-    steps = max(1, round(images / batch_size))
+    steps = max(1, min(round(images / batch_size), images // 2))
     return steps, images // steps
 
 

@@ -303,16 +303,12 @@ class SkipAdd(Morphism):
     exact: ClassVar[Exact] = "train"
 
     def refusal(self, arch: Arch) -> str | None:
-        """Both are feature maps, the source earlier, its size the node's times a stride."""
-        why = _skip_refusal(arch, self.source, self.node)
-        if why is None and _stride(arch, self.source, self.node) is None:
-            return f"no stride turns {arch.shapes[self.source][1:]} into {arch.shapes[self.node][1:]}"
-        return why
+        """Both are feature maps, the source earlier."""
+        return _skip_refusal(arch, self.source, self.node)
 
     def rewrite(self, arch: Arch) -> Rewrite:
         """A branch of one 1x1 convolution."""
         stride = _stride(arch, self.source, self.node)
-        assert stride is not None
         ops = _branch(arch.shapes[self.node][0], [1], stride, depthwise=False)
         return _add_branch(arch, self.node, self.source, ops, self.seed)
 
@@ -325,11 +321,13 @@ def _skip_refusal(arch: Arch, source: str, node: str) -> str | None:
     return next((f"{name} is no feature map" for name in (source, node) if not _is_map(arch, name)), None)
 
 
-def _stride(arch: Arch, source: str, node: str) -> int | None:
-    """The stride that turns one map's height and width into the other's."""
+def _stride(arch: Arch, source: str, node: str) -> int:
+    """The smallest stride that turns a map's height and width into those of a later one.
+
+    There is one: what lies between divides both sides by the same numbers and rounds up, as one stride does.
+    """
     (_, high, wide), (_, low, narrow) = arch.shapes[source], arch.shapes[node]
-    fits = (s for s in range(1, high + 1) if -(-high // s) == low and -(-wide // s) == narrow)
-    return next(fits, None)
+    return next(s for s in range(1, max(high, wide) + 1) if -(-high // s) == low and -(-wide // s) == narrow)
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,10 @@ class PlainSpace(Space[Arch]):
         return fitting or found[:1]
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Widths log-uniform and not falling, 1 to 4 convolutions a stage, dense or separable; then up to 3 moves.
+        """A chain of 1 to 3 convolutions a stage, dense or separable, then up to 3 random moves.
 
+        The first width is log-uniform, so that small and large networks are equally likely; each stage has about twice
+        the width of the one before.
         Where the bounds refuse a hundred chains, it begins with one of :meth:`starts`.
         """
         chains = (self._random_chain(rng) for _ in range(100))
@@ -124,11 +126,13 @@ class PlainSpace(Space[Arch]):
         return arch
 
     def _random_chain(self, rng: np.random.Generator) -> Arch:
-        convs = rng.integers(1, 5, self.stages).tolist()
-        drawn = np.exp(rng.uniform(np.log(self.min_width), np.log(self.max_width), self.stages))
+        largest = max(self.min_width, self.max_width / 2 ** (self.stages - 1))
+        first = np.exp(rng.uniform(np.log(self.min_width), np.log(largest)))
+        drawn = first * 2.0 ** np.arange(self.stages) * rng.uniform(0.7, 1.4, self.stages)
         stepped = np.round(drawn / self.width_step).astype(int) * self.width_step
-        widths = np.sort(stepped.clip(self.min_width, self.max_width)).tolist()
+        widths = stepped.clip(self.min_width, self.max_width).tolist()
         kernel = int(rng.choice([3, 3, 5]))
+        convs = rng.integers(1, 4, self.stages).tolist()
         return self.plain(widths, convs, kernel, separable=self.separable and rng.random() < 0.4)
 
     def decode(self, genotype: Arch) -> Arch:

@@ -69,12 +69,13 @@ def manifest() -> Manifest:
     )
 
 
-@pytest.fixture(params=[1, 3], ids=["grey", "colour"])
+@pytest.fixture(params=[(1, 1), (3, 1), (3, 4)], ids=["grey", "colour", "batch of 4"])
 def pixel_model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, int]:
     """An exported network for 8 x 8 images, and its number of channels."""
     path = tmp_path / "model.onnx"
-    onnx.save(pixel_network(request.param, 8), path)
-    return path, request.param
+    channels, batch = request.param
+    onnx.save(pixel_network(channels, 8, batch), path)
+    return path, channels
 
 
 @pytest.fixture
@@ -90,15 +91,15 @@ def run(tmp_path: Path, manifest: Manifest) -> Path:
     return folder
 
 
-def pixel_network(channels: int, size: int) -> onnx.ModelProto:
+def pixel_network(channels: int, size: int, batch: int = 1) -> onnx.ModelProto:
     """A network in the form that hwnas exports, with a logit for each pixel: what it says shows how it was fed."""
     pixels = channels * size * size
     weight = numpy_helper.from_array(20 * np.eye(pixels, dtype=np.float32), "weight")
     graph = helper.make_graph(
         [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("MatMul", ["flat", "weight"], ["logits"])],
         "pixels",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, channels, size, size])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, pixels])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, channels, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, pixels])],
         [weight],
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

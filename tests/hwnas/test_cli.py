@@ -303,6 +303,11 @@ def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path) -> None:
     assert "is not a run folder" in refused("front", tmp_path)
 
 
+def test_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"hwnas": "1.2.3"}[name])
+    assert hwnas("--version").stdout == "hwnas 1.2.3\n"
+
+
 def test_unknown_options_and_commands_are_usage_errors(run: Path) -> None:
     assert "No such option" in refused("select", run, "--maximum", "latency=3ms")
     assert "No such command" in refused("serach")

@@ -134,9 +134,14 @@ def test_a_lost_output_does_not_end_the_search(make: Callable[[LastingConsole], 
 
 def test_an_error_inside_leaves_the_terminal_clean() -> None:
     target = console(terminal=True)
-    with pytest.raises(KeyboardInterrupt), Live(target) as live:
-        live.start(["digits"])
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with Live(target) as live:
+            live.start(["digits"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert "\x1b[?25h" in text(target)
 
 

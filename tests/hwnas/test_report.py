@@ -65,6 +65,13 @@ def test_table_marks_references_predictions_and_broken_limits(manifest: Manifest
     assert lines[5].endswith("reference")
 
 
+def test_example_limit_is_one_that_parts_the_front(manifest: Manifest) -> None:
+    assert report.example_limit(manifest) == "latency=2ms"
+    untimed = [model.model_copy(update={"latency": {}}) for model in manifest.models]
+    assert report.example_limit(manifest.model_copy(update={"models": untimed})) == "params=100k"
+    assert report.example_limit(manifest.model_copy(update={"models": untimed[:1]})) is None
+
+
 def test_points_of_front_and_references(manifest: Manifest) -> None:
     points = report.points(manifest)
     assert [point.kind for point in points] == ["front"] * 4 + ["reference"]

@@ -376,6 +376,7 @@ import os, sys, time, torch
 torch.set_num_threads(1)
 from hwnas.store import Store
 from hwnas.trial import Result, Trial
+
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 

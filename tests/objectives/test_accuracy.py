@@ -135,7 +135,7 @@ class Greedy(nn.Module):
 
 
 def test_running_out_of_memory_costs_only_the_candidate():
-    with pytest.raises(TrainingError, match="out of memory: .*; use a smaller batch_size"):
+    with pytest.raises(TrainingError, match=r"out of memory: .*; use a smaller batch_size"):
         evaluate(Greedy(), recited([0, 1], [0, 1]))
 
 

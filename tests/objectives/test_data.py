@@ -63,6 +63,13 @@ def test_labels_stay_with_their_images(tmp_path):
         assert not torch.equal(split.labels, split.labels.sort().values)
 
 
+def test_splits_that_are_folders_are_in_random_order_too(tmp_path):
+    write_images(tmp_path, {f"{split}/{name}": 20 for split in ("train", "val", "test") for name in "ab"})
+    data = load_data(tmp_path)
+    for split in (data.train, data.val, data.test):
+        assert set(split.labels[:10].tolist()) == {0, 1}
+
+
 def test_fractions_and_limit(pets):
     data = load_data(pets, val_fraction=0.1, test_fraction=0.5, train_limit=12)
     assert data.report.counts == {"train": (6, 4, 2), "val": (3, 2, 1), "test": (15, 10, 5)}
@@ -87,6 +94,8 @@ def test_folders_for_splits_are_kept(tmp_path):
     write_images(tmp_path, {"train/a": 20, "train/b": 10, "valid/a": 3, "valid/b": 4, "test/a": 5, "test/b": 6})
     data = load_data(tmp_path)
     assert data.report.counts == {"train": (20, 10), "val": (3, 4), "test": (5, 6)}
+    note = f"val_fraction=0.5 has no effect: {tmp_path.name} has such a split already."
+    assert load_data(tmp_path, val_fraction=0.5).report.notes == (note,)
     shutil.rmtree(tmp_path / "valid")
     drawn = load_data(tmp_path)
     assert drawn.report.counts == {"train": (16, 8), "val": (4, 2), "test": (5, 6)}

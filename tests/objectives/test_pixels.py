@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,29 @@ def test_order_does_not_depend_on_pieces_or_threads(files, piece_bytes, monkeypa
     assert (whole.survey.digests == again.survey.digests).all()
     assert sum(seen) == 20
     assert len(seen) == (20 if piece_bytes == 1 else 1)
+
+
+def test_only_a_few_pieces_are_read_ahead(monkeypatch):
+    class Watched(list[np.ndarray]):
+        taken = 0
+
+        def __getitem__(self, key):
+            self.taken += 1
+            return super().__getitem__(key)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(_):
+        raise Stopped
+
+    monkeypatch.setattr(pixels, "_PIECE_BYTES", 1)
+    sources = Watched([np.zeros((2, 2), np.uint8)] * 5000)
+    before = list(warnings.filters)
+    with pytest.raises(Stopped):
+        read_pixels(sources, 2, 1, progress=stop)
+    assert 0 < sources.taken <= 2 * (os.cpu_count() or 1) + 1
+    assert warnings.filters == before
 
 
 def test_a_mapped_file_holds_what_memory_would(files, tmp_path):

@@ -169,7 +169,9 @@ def moves(arch, kind):
         if kind in (Widen, Prune):
             for position, segment in enumerate(axes(arch)[name]):
                 if kind is Widen:
-                    candidates += [Widen(name, position, by, copies, seed=by) for by in (1, 3) for copies in (False, True)]
+                    candidates += [
+                        Widen(name, position, by, copies, seed=by) for by in (1, 3) for copies in (False, True)
+                    ]
                 else:
                     candidates += [Prune(name, position, by) for by in {1, segment.size // 2, segment.size - 1}]
         elif kind in (AddBranch, Deepen, DeepenResidual):

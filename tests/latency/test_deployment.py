@@ -1,0 +1,75 @@
+import pytest
+
+from latency.deployment import Deployment, describe_processor, processor, usable_cores
+from spaces.errors import LatencyError, SpecError
+
+
+def test_key_is_a_file_name_and_says_everything():
+    deployment = Deployment("ort-cpu", "AMD Ryzen 9 7950X avx512", threads=4, batch=8)
+    assert deployment.key == "ort-cpu_amd-ryzen-9-7950x-avx512_t4_b8_fp32"
+    assert str(deployment) == "ort-cpu on AMD Ryzen 9 7950X avx512 (4 threads, batch 8, fp32)"
+
+
+def test_every_field_is_part_of_the_key():
+    one = Deployment("ort-cpu", "Board")
+    others = [
+        Deployment("torch-cuda", "Board"),
+        Deployment("ort-cpu", "Board 2"),
+        Deployment("ort-cpu", "Board", threads=2),
+        Deployment("ort-cpu", "Board", batch=2),
+    ]
+    assert len({deployment.key for deployment in [one, *others]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"runtime": "tflite"}, "runtime 'tflite' is not known; choose one of ort-cpu, torch-cuda"),
+        ({"precision": "int3"}, "precision 'int3' cannot be measured; choose one of fp32"),
+        ({"threads": 0}, "threads=0 must be at least 1"),
+        ({"batch": -1}, "batch=-1 must be at least 1"),
+        ({"device": "?!"}, "device '?!' must be a name of one line"),
+        ({"device": "a\nb"}, "must be a name of one line"),
+    ],
+)
+def test_wrong_fields_are_named(fields, message):
+    with pytest.raises(SpecError, match=message.replace("?", r"\?")):
+        Deployment(**{"runtime": "ort-cpu", "device": "Board"} | fields)
+
+
+def test_here_is_this_processor():
+    here = Deployment.here("ort-cpu", threads=1, batch=4)
+    assert (here.device, here.threads, here.batch) == (processor(), 1, 4)
+
+
+def test_here_refuses_more_threads_than_cores():
+    with pytest.raises(SpecError, match=rf"threads=1000, but this process may use {usable_cores()} cores"):
+        Deployment.here(threads=1000)
+
+
+def test_cuda_without_a_gpu_is_an_error_that_says_what_to_do():
+    import torch
+
+    if torch.cuda.is_available():
+        assert Deployment.here("torch-cuda").device == torch.cuda.get_device_name()
+    else:
+        with pytest.raises(LatencyError, match="needs a CUDA device and PyTorch sees none; use the runtime ort-cpu"):
+            Deployment.here("torch-cuda")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "machine", "name"),
+    [
+        ("model name\t: AMD EPYC 7R13 Processor\nmodel\t: 1\nflags\t: avx avx2", "x86_64", "AMD EPYC 7R13 avx2"),
+        ("model name: Intel(R) Xeon(R) Processor\nmodel: 143\nflags: avx512f", "x86_64", "Intel Xeon model 143 avx512"),
+        ("processor : 0\nFeatures : fp asimd", "aarch64", "aarch64 neon"),
+        (
+            "model name: Intel(R) Core(TM)2 Duo CPU E8400 @ 3.00GHz\nflags: sse2",
+            "x86_64",
+            "Intel Core 2 Duo E8400 x86_64",
+        ),
+        ("", "riscv64", "riscv64 riscv64"),
+    ],
+)
+def test_processors_are_told_apart(cpuinfo, machine, name):
+    assert describe_processor(cpuinfo, machine) == name

@@ -1,0 +1,308 @@
+"""One contract for all runtimes, then what is particular to each."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from latency.deployment import Deployment, processor
+from latency.eager import EagerNetwork, torch_function
+from latency.kernels import Kernel
+from latency.runtimes import OrtCpu, TorchCuda, copies_model, make_runtime
+from latency.shapes import fix_batch, trace
+from latency.timing import Protocol, time_kernels
+from spaces.errors import LatencyError
+
+
+def ort_cpu(batch=1):
+    return OrtCpu(Deployment.here("ort-cpu", batch=batch))
+
+
+def torch_on_cpu(batch=1):
+    return TorchCuda(Deployment("torch-cuda", processor(), batch=batch), torch_device="cpu")
+
+
+@pytest.fixture(params=[ort_cpu, torch_on_cpu])
+def make(request):
+    return request.param
+
+
+# The contract.
+
+
+def test_lowering_is_a_function_of_the_model(make, make_cnn):
+    """But for the order of independent kernels, which the runtime chooses anew each time."""
+    kernels = Counter(make().lower(make_cnn(12, 16)))
+    assert kernels == Counter(make().lower(make_cnn(12, 16)))
+    assert kernels != Counter(make().lower(make_cnn(16, 16)))
+    assert all(kernel.outputs for kernel in kernels)
+
+
+def test_every_kernel_of_a_network_can_be_timed_from_its_line_alone(make, make_cnn):
+    runtime = make()
+    for kernel in set(runtime.lower(make_cnn(12, 16))):
+        again = Kernel.parse(str(kernel))
+        assert again == kernel
+        for copies in (1, 3):
+            assert 0 < make().kernel(again, copies)() < 1
+
+
+def test_networks_run(make, make_cnn):
+    assert 0 < make().network(make_cnn(8, 8))() < 1
+
+
+def test_the_batch_is_the_deployments(make, make_cnn):
+    model = make_cnn(8, 16, batch="N")
+    first = make(batch=7).lower(model)[0]
+    assert first.activations[0].shape == (7, 3, 16, 16)
+    assert 0 < make(batch=7).network(model)() < 1
+
+
+def test_here_means_this_device(make):
+    runtime = make()
+    assert runtime.here
+    elsewhere = Deployment(runtime.deployment.runtime, "Some Board neon")
+    assert not type(runtime)(elsewhere, *(["cpu"] if isinstance(runtime, TorchCuda) else [])).here
+
+
+def test_versions_name_the_runtime(make):
+    name, version = make().version.split()
+    assert (name, version) in {("onnxruntime", ort.__version__), ("torch", torch.__version__)}
+
+
+def test_make_runtime_follows_the_deployment():
+    assert isinstance(make_runtime(Deployment("ort-cpu", "Board")), OrtCpu)
+    assert isinstance(make_runtime(Deployment("torch-cuda", "Board")), TorchCuda)
+
+
+# ONNX Runtime.
+
+
+def test_kernels_are_those_of_the_optimised_graph(net):
+    """A convolution, its norm, its activation and the residual sum are one kernel; the call comes last."""
+    writer = net()
+    x = writer.add("Relu", writer.conv("image", 16, 16))
+    norm = [writer.weight(np.full(16, value, np.float32)) for value in (1.5, 0.5, 0.25, 2.0)]
+    y = writer.add("BatchNormalization", writer.conv(x, 16, 16), *norm)
+    model = writer.model(writer.add("Relu", writer.add("Add", y, x)), [1, 16, 8, 8], [1, 16, 8, 8])
+    kernels = ort_cpu().lower(model)
+    # Blocked (Conv) where the instruction set has it, else FusedConv.
+    assert len([kernel for kernel in kernels if kernel.op.endswith("Conv")]) == 2
+    assert not {"Relu", "Add", "BatchNormalization"} & {kernel.op for kernel in kernels}
+    assert str(kernels[-1]) == "Call@1 1x16x8x8 -> 1x16x8x8"
+
+
+def test_the_order_of_an_adds_inputs_decides_what_fuses(net):
+    """So lowering may not normalise it away."""
+
+    def kernels(swapped):
+        writer = net()
+        a, b = writer.conv("image", 16, 16, 1), writer.conv("image", 16, 16, 3)
+        model = writer.model(writer.add("Add", *((b, a) if swapped else (a, b))), [1, 16, 8, 8], None)
+        return ort_cpu().lower(model)
+
+    assert Counter(kernels(swapped=False)) != Counter(kernels(swapped=True))
+
+
+def test_lowering_leaves_no_files(make_cnn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    runtime = ort_cpu()
+    for kernel in runtime.lower(make_cnn(8, 8)):
+        runtime.kernel(kernel, 2)()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("copies", [1, 5, 40])
+def test_every_copy_runs_and_computes(make_cnn, tmp_path, copies):
+    """The runtime's own profile counts the runs; the one result is compared with the kernel's definition."""
+    for kernel in set(ort_cpu().lower(make_cnn(16, 16))):
+        if kernel.op == "Call":
+            continue
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_profiling = True
+        options.profile_file_prefix = str(tmp_path / "profile")
+        model = copies_model(kernel, copies, options)
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        (result,) = session.run(None, {f"i{i}": operand.array() for i, operand in kernel.activations.items()})
+        events = json.loads(Path(session.end_profiling()).read_text())
+        runs = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+        assert len(runs) == copies
+        assert result.shape == kernel.outputs[0].shape
+        if kernel.op == "Conv" and kernel.constants[1].shape[2:] == (1, 1) and not kernel.attributes:
+            residual = 1 if len(kernel.activations) == 2 else 0
+            assert (result == kernel.constants[1].shape[1] + 1 + residual).all()
+
+
+def test_copies_have_weights_of_their_own(make_cnn):
+    line = "Conv@11 1x8x4x4 w:8x8x3x3 w:8 -> 1x8x4x4 pads=1x1x1x1"
+    model = copies_model(Kernel.parse(line), 20, ort.SessionOptions())
+    assert len({node.input[1] for node in model.graph.node}) == 16
+    assert len({node.input[0] for node in model.graph.node}) == 1
+    assert len({node.output[0] for node in model.graph.node}) == 20
+
+
+def test_a_kernel_with_weights_larger_than_the_block(make_cnn):
+    kernel = Kernel.parse("Gemm@13 1x2048 w:5000x2048 w:5000 -> 1x5000 transB=1")
+    assert 0 < ort_cpu().kernel(kernel, 2)() < 5
+
+
+def test_kernels_are_timed_by_the_protocol():
+    lines = ["Relu@14 1x8x16x16 -> 1x8x16x16", "Conv@11 1x8x16x16 w:64x8x3x3 -> 1x64x16x16 pads=1x1x1x1"]
+    relu, conv = time_kernels(ort_cpu(), [Kernel.parse(line) for line in lines], Protocol(kernel_ms=1))
+    assert 0 < relu.min_us <= relu.median_us < conv.min_us  # 300 times the arithmetic
+
+
+def test_networks_that_the_runtime_refuses(net):
+    writer = net()
+    model = writer.model(writer.add("Relu", "image"), [1, 3, 8, 8], None)
+    model.graph.node[0].op_type = "Swirl"
+    for refuse in (ort_cpu().lower, ort_cpu().network):
+        with pytest.raises(LatencyError, match=r"onnxruntime \S+ refuses the network 'net': .*Swirl"):
+            refuse(model)
+
+
+def test_kernels_that_the_runtime_refuses():
+    with pytest.raises(LatencyError, match=r"onnxruntime \S+ refuses the network 'kernel'"):
+        ort_cpu().kernel(Kernel.parse("Swirl@1 1x8 -> 1x8"), 1)
+
+
+def test_kernels_that_fail_only_when_they_run():
+    line = "Gather@13 1x8 w:i64:1=9 -> 1x1 axis=1"
+    with pytest.raises(LatencyError, match="refuses Gather@13 1x8"):
+        ort_cpu().kernel(Kernel.parse(line), 1)
+
+
+# PyTorch.
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_eager_network_computes_what_onnx_runtime_does(make_cnn, batch):
+    model = make_cnn(12, 17, batch="N")
+    images = np.random.default_rng(0).random((batch, 3, 17, 17), np.float32)
+    (wanted,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        None, {"image": images}
+    )
+    network = EagerNetwork(fix_batch(model, batch), torch.device("cpu"))
+    (found,) = network(torch.from_numpy(images))
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
+
+
+STANDARD = [
+    ("Add", ["image", 1.5], {}),
+    ("Sub", ["image", 1.5], {}),
+    ("Mul", ["image", 1.5], {}),
+    ("Div", ["image", 1.5], {}),
+    ("Relu", ["image"], {}),
+    ("Sigmoid", ["image"], {}),
+    ("Tanh", ["image"], {}),
+    ("HardSwish", ["image"], {}),
+    ("HardSigmoid", ["image"], {}),
+    ("HardSigmoid", ["image"], {"alpha": 1 / 6}),
+    ("LeakyRelu", ["image"], {"alpha": 0.3}),
+    ("Identity", ["image"], {}),
+    ("Clip", ["image", 0.2, 0.7], {}),
+    ("Clip", ["image", None, 0.7], {}),
+    ("Softmax", ["image"], {"axis": 1}),
+    ("GlobalAveragePool", ["image"], {}),
+    ("GlobalMaxPool", ["image"], {}),
+    ("MaxPool", ["image"], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+    ("AveragePool", ["image"], {"kernel_shape": [3, 3], "pads": [1] * 4}),
+    ("AveragePool", ["image"], {"kernel_shape": [3, 3], "pads": [1] * 4, "count_include_pad": 1}),
+    ("Transpose", ["image"], {"perm": [0, 2, 3, 1]}),
+    ("ReduceMean", ["image"], {"axes": [2, 3], "keepdims": 0}),
+    ("Flatten", ["image"], {"axis": 2}),
+    ("Reshape", ["image", np.array([2, -1])], {}),
+    ("Unsqueeze", ["image", np.array([0])], {}),
+    ("MatMul", ["image", np.ones((7, 2), np.float32)], {}),
+    ("Conv", ["image", np.ones((4, 1, 3, 3), np.float32)], {"group": 4, "strides": [2, 2], "dilations": [2, 2]}),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes"), STANDARD, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_each_eager_operator_computes_what_onnx_runtime_does(net, op, inputs, attributes):
+    writer = net()
+    names = [
+        "image" if isinstance(value, str) else "" if value is None
+        else writer.weight(np.float32(value) if isinstance(value, float) else value)
+        for value in inputs
+    ]  # fmt: skip
+    model = writer.model(writer.add(op, *names, **attributes), [1, 4, 7, 7], None)
+    image = np.random.default_rng(1).random((1, 4, 7, 7), np.float32) - 0.25
+    (wanted,) = ort.InferenceSession(model.SerializeToString()).run(None, {"image": image})
+    (found,) = EagerNetwork(model, torch.device("cpu"))(torch.from_numpy(image))
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flips", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_eager_gemm(net, flips, bias):
+    writer = net()
+    matrix = writer.floats(*((5, 3) if not flips[1] else (3, 5))) if not flips[0] else writer.floats(
+        *((2, 3) if not flips[1] else (3, 2))
+    )  # fmt: skip
+    inputs = ["image", matrix, *([writer.floats(3)] if bias else [])]
+    y = writer.add("Gemm", *inputs, transA=flips[0], transB=flips[1], alpha=0.5, beta=2.0)
+    model = writer.model(y, [2, 5], None)
+    image = np.random.default_rng(2).random((2, 5), np.float32)
+    (wanted,) = ort.InferenceSession(model.SerializeToString()).run(None, {"image": image})
+    (found,) = EagerNetwork(model, torch.device("cpu"))(torch.from_numpy(image))
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
+
+
+def test_eager_pytorch_fuses_nothing(make_cnn):
+    model = make_cnn(16, 16)
+    assert [kernel.op for kernel in torch_on_cpu().lower(model)] == [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Swirl@1 1x8 -> 1x8",
+        "nchwc.Conv@1 1x16x4x4 w:16x16x1x1 -> 1x16x4x4",
+        "Conv@11 1x3x8x8 w:8x3x3x3 -> 1x8x8x8 pads=0x0x2x2",
+        "Conv@11 1x3x8 w:8x3x3 -> 1x8x8 pads=1x1",
+        "MaxPool@12 1x3x8x8 -> 1x3x4x4 auto_pad=SAME_UPPER kernel_shape=2x2 strides=2x2",
+    ],
+)
+def test_eager_names_what_it_lacks(line):
+    with pytest.raises(LatencyError, match=line.partition("@")[0].split(".")[-1]):
+        torch_function(Kernel.parse(line))
+
+
+def test_tensors_are_given_back_after_their_last_use(net):
+    """A chain of 20 large tensors may not be alive at once."""
+    writer = net()
+    name = "image"
+    for _ in range(20):
+        name = writer.add("Relu", name)
+    network = EagerNetwork(writer.model(name, [1, 8], None), torch.device("cpu"))
+    assert [len(dead) for dead in network._dead_after] == [1] * 20
+
+
+def test_constant_nodes_reach_the_eager_network(net):
+    writer = net()
+    two = writer.add("Constant", value=helper.make_tensor("two", TensorProto.FLOAT, [1], [2.0]))
+    model = writer.model(writer.add("Mul", "image", two), [1, 8], None)
+    assert len(trace(model).steps) == 1
+    (found,) = EagerNetwork(model, torch.device("cpu"))(torch.ones(1, 8))
+    assert found.tolist() == [[2.0] * 8]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(make_cnn):
+    runtime = TorchCuda(Deployment.here("torch-cuda", batch=8))
+    model = make_cnn(32, 32, batch="N")
+    assert runtime.here
+    timings = time_kernels(runtime, list(set(runtime.lower(model))), Protocol(kernel_ms=2))
+    assert all(timing.min_us > 0.5 for timing in timings)
+    assert runtime.network(model)() > 10e-6

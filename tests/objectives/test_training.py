@@ -1,0 +1,622 @@
+import copy
+import math
+import os
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import objectives.training
+from objectives.accuracy import evaluate
+from objectives.augment import shifted, to_float
+from objectives.data import Split
+from objectives.training import (
+    CHECK_EVERY,
+    Recipe,
+    batches,
+    best_precision,
+    best_threads,
+    learning_rate,
+    train,
+    training_step,
+)
+from spaces.errors import DataError, SpecError, TrainingError
+
+PLAIN = Recipe(precision="fp32")
+"""Repeatable without a measurement."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Split, Split]:
+    found = load_digits()
+    images = torch.from_numpy(found.images * 255 / 16).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(found.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return Split(images[order[:1200]], labels[order[:1200]]), Split(images[order[1200:]], labels[order[1200:]])
+
+
+def part(split: Split, count: int) -> Split:
+    return Split(split.images[:count], split.labels[:count])
+
+
+def small_net(channels: int = 1, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+# What is learned
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_three_epochs_with_the_defaults_read_digits(digits, precision):
+    train_split, held_out = digits
+    net = small_net()
+    done = train(net, train_split, Recipe(epochs=3, precision=precision))
+    assert evaluate(net, held_out).value > 0.7
+    assert done.precision == precision
+    assert (done.steps, done.epochs) == (114, 3)
+    assert 0 < done.loss < math.log(10)
+    assert done.seconds > 0
+
+
+def test_one_step_is_nesterovs_with_decay_on_matrices_only(digits):
+    """The whole loop against the textbook, on one batch without augmentation."""
+    split = part(digits[0], 16)
+    recipe = replace(PLAIN, epochs=3, batch_size=16, shift=0, label_smoothing=0.05, weight_decay=0.1, schedule="cosine")
+    net, textbook = small_net(), small_net()
+    start = {name: torch.full_like(p, 0.01) for name, p in net.named_parameters()}
+    train(net, split, recipe, momentum=start)
+    velocity = {name: tensor.clone() for name, tensor in start.items()}
+    for step in range(3):
+        loss = F.cross_entropy(textbook(split.images / 255), split.labels, label_smoothing=0.05)
+        gradients = torch.autograd.grad(loss, list(textbook.parameters()))
+        lr = 0.1 * (1 + math.cos(math.pi * (step + 0.5) / 3)) / 2
+        with torch.no_grad():
+            for (name, p), gradient in zip(textbook.named_parameters(), gradients, strict=True):
+                decayed = gradient + 0.1 * p if p.ndim > 1 else gradient
+                velocity[name] = 0.9 * velocity[name] + decayed
+                p -= lr * (decayed + 0.9 * velocity[name])
+    torch.testing.assert_close(net.state_dict(), textbook.state_dict(), rtol=1e-3, atol=1e-5)
+
+
+def test_seed_decides_everything(digits):
+    split = part(digits[0], 200)
+    recipe = replace(PLAIN, epochs=1.5, flip=True, shift=0.125, ema=0.9)
+    with_dropout = [nn.Sequential(nn.Dropout2d(0.1), small_net()) for _ in range(3)]
+    first, again, other = (
+        train(net, split, replace(recipe, seed=seed)) for net, seed in zip(with_dropout, (1, 1, 2), strict=True)
+    )
+    assert same(weights(with_dropout[0]), weights(with_dropout[1]))
+    assert same(first.momentum, again.momentum)
+    assert same(first.ema, again.ema)
+    assert first.loss == again.loss != other.loss
+    assert not same(weights(with_dropout[0]), weights(with_dropout[2]))
+
+
+def test_the_callers_random_numbers_and_modes_are_left_alone(digits):
+    net, teacher = small_net(), small_net(seed=1)
+    net[1].eval()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    untouched = weights(teacher)
+    train(net, part(digits[0], 64), replace(PLAIN, epochs=1), teacher=teacher)
+    assert torch.equal(torch.rand(3), expected)
+    assert net.training
+    assert not net[1].training
+    assert teacher.training
+    assert same(weights(teacher), untouched)
+
+
+def test_tensors_come_back_in_ordinary_memory_order(digits):
+    net = small_net()
+    done = train(net, part(digits[0], 64), replace(PLAIN, epochs=1, ema=0.9, channels_last=True))
+    assert all(t.is_contiguous() for kept in (weights(net), done.momentum, done.ema) for t in kept.values())
+
+
+def test_frozen_parameters_stay(digits):
+    net = small_net()
+    net[0].weight.requires_grad_(False)
+    before = weights(net)
+    done = train(net, part(digits[0], 64), replace(PLAIN, epochs=1))
+    assert torch.equal(net[0].weight, before["0.weight"])
+    assert "0.weight" not in done.momentum
+    assert "3.weight" in done.momentum
+
+
+# Splits of every size
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs", "steps"),
+    [
+        (2, 128, 3, 3),
+        (7, 128, 1, 1),
+        (65, 64, 2, 2),
+        (33, 16, 1, 2),
+        (129, 32, 0.5, 2),
+        (40, 8, 0.01, 1),
+        (50, 2, 1, 25),
+    ],
+)
+def test_no_batch_is_too_small_for_batch_norm(digits, images, batch_size, epochs, steps):
+    net = small_net()
+    done = train(net, part(digits[0], images), replace(PLAIN, epochs=epochs, batch_size=batch_size))
+    assert done.steps == steps
+    assert all(tensor.isfinite().all() for tensor in weights(net).values())
+
+
+@pytest.mark.parametrize("batch_size", [None, 2, 3, 32, 100, 128])
+def test_batches_are_equal_and_cover_nearly_all(batch_size):
+    for images in [2, 3, 5, 31, 32, 33, 63, 65, 191, 192, 193, 1000, 4999]:
+        steps, size = batches(images, batch_size)
+        assert size >= 2
+        assert 0 <= images - steps * size < steps
+        asked = batch_size or 32
+        assert batch_size is None or images < asked or 2 / 3 <= size / asked <= 1.5
+
+
+class Remember(nn.Module):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+        self.linear = nn.Linear(1, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        return self.linear(images.mean((1, 2, 3))[:, None])
+
+
+def test_every_image_is_seen_once_an_epoch_in_a_new_order():
+    split = Split(torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 4, 6), torch.arange(12) % 10)
+    net = Remember()
+    train(net, split, replace(PLAIN, epochs=2, batch_size=4))
+    assert {tuple(batch.shape) for batch in net.seen} == {(4, 3, 4, 6)}
+    assert all(batch.dtype == torch.float32 for batch in net.seen)
+    shown = (torch.cat(net.seen)[:, 0, 0, 0] * 255).round().int().tolist()
+    assert sorted(shown[:12]) == sorted(shown[12:]) == list(range(12))
+    assert shown[:12] != shown[12:]
+
+
+def test_mirrored_every_second_epoch():
+    images = torch.zeros(40, 1, 4, 4, dtype=torch.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 3] = torch.arange(40), 200
+    net = Remember()
+    train(net, Split(images, torch.arange(40) % 10), replace(PLAIN, epochs=2, batch_size=40, shift=0, flip=True))
+    sides = []
+    for batch in net.seen:
+        pixels = (batch[:, 0, 0] * 255).round().int()
+        left = pixels[:, 0] == 200
+        sides.append({int(min(row[0], row[3])): bool(turned) for row, turned in zip(pixels, left, strict=True)})
+    assert 5 < sum(sides[0].values()) < 35
+    assert all(sides[0][number] != sides[1][number] for number in range(40))
+
+
+def test_a_read_only_file_trains_like_memory(digits, tmp_path):
+    split = part(digits[0], 100)
+    np.save(tmp_path / "images.npy", split.images.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="c"))
+    nets = small_net(), small_net()
+    for net, images in zip(nets, (split.images, mapped), strict=True):
+        train(net, Split(images, split.labels), replace(PLAIN, epochs=1, shift=0.125))
+    assert same(weights(nets[0]), weights(nets[1]))
+
+
+# Augmentation
+
+
+def test_shifted_is_flip_pad_crop():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 6, 9), dtype=torch.uint8, generator=generator)
+    down, right = (torch.randint(-2, 3, (32,), generator=generator) for _ in range(2))
+    mirror = torch.rand(32, generator=generator) < 0.5
+    for image, out, y, x, turned in zip(images, shifted(images, down, right, mirror), down, right, mirror, strict=True):
+        plain = image.flip(2) if turned else image
+        padded = F.pad(plain[None].float(), (2, 2, 2, 2), mode="reflect")[0]
+        assert torch.equal(out.float(), padded[:, 2 + y : 8 + y, 2 + x : 11 + x])
+
+
+def test_to_float_keeps_the_pixels_in_either_order():
+    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    last, first = to_float(images), to_float(images, torch.contiguous_format)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert first.is_contiguous()
+    assert torch.equal(last, first)
+    torch.testing.assert_close(first, images.double().div(255).float())
+
+
+# Schedule
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_learning_rate_stays_in_bounds_and_ends_near_zero(schedule):
+    recipe = Recipe(lr=0.3, schedule=schedule, warmup=0.25)
+    rates = [learning_rate(recipe, (step + 0.5) / 200) for step in range(200)]
+    peak = 50 if schedule == "one-cycle" else 0
+    assert all(0 < rate <= 0.3 for rate in rates)
+    assert max(rates) == pytest.approx(0.3, rel=0.02)
+    assert abs(rates.index(max(rates)) - peak) <= 1
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 1e-4
+
+
+def test_a_single_step_has_a_learning_rate(digits):
+    net = small_net()
+    before = weights(net)
+    train(net, part(digits[0], 20), replace(PLAIN, epochs=1))
+    assert not torch.equal(net[0].weight, before["0.weight"])
+
+
+# Momentum and averages
+
+
+def test_momentum_is_inherited_and_handed_on(digits):
+    split = part(digits[0], 64)
+    parent = small_net()
+    first = train(parent, split, replace(PLAIN, epochs=2))
+    assert set(first.momentum) == {name for name, _ in parent.named_parameters()}
+    kept = {name: tensor.clone() for name, tensor in first.momentum.items()}
+    ends = []
+    for handed in (None, first.momentum, {"8.weight": first.momentum["8.weight"]}, {}):
+        child = copy.deepcopy(parent)
+        train(child, split, replace(PLAIN, epochs=1), momentum=handed)
+        ends.append(weights(child))
+    assert same(first.momentum, kept)
+    assert same(ends[0], ends[3])
+    assert not same(ends[0], ends[1])
+    assert not same(ends[1], ends[2])
+    assert not same(ends[0], ends[2])
+
+
+def test_plain_gradient_descent_has_no_momentum(digits):
+    done = train(small_net(), part(digits[0], 64), replace(PLAIN, epochs=1, momentum=0))
+    assert done.momentum == {}
+
+
+def test_average_follows_weights_and_statistics(digits):
+    split = part(digits[0], 96)
+    net = small_net()
+    done = train(net, split, replace(PLAIN, epochs=4, ema=0.5))
+    floating = {name for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
+    assert set(done.ema) == floating
+    assert not torch.equal(done.ema["1.running_mean"], net[1].running_mean)
+    # With no decay the average is the last value.
+    net = small_net()
+    done = train(net, split, replace(PLAIN, epochs=2, ema=0.0))
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in done.ema.items())
+
+
+def test_an_inherited_average_is_moved_by_its_decay_from_the_first_step(digits):
+    net = small_net()
+    start = {"8.bias": torch.full((10,), 3.0)}
+    done = train(net, part(digits[0], 32), replace(PLAIN, epochs=1, batch_size=32, ema=0.9), ema=start)
+    torch.testing.assert_close(done.ema["8.bias"], 0.9 * start["8.bias"] + 0.1 * net[8].bias.detach())
+    assert torch.equal(start["8.bias"], torch.full((10,), 3.0))
+
+
+def test_what_does_not_fit_is_refused(digits):
+    split = part(digits[0], 32)
+    with pytest.raises(ValueError, match=r"momentum is given for '9\.weight', which the module does not have"):
+        train(small_net(), split, PLAIN, momentum={"9.weight": torch.zeros(10)})
+    with pytest.raises(ValueError, match=r"momentum of '8.bias' has shape \(9,\), the module's \(10,\)"):
+        train(small_net(), split, PLAIN, momentum={"8.bias": torch.zeros(9)})
+    with pytest.raises(ValueError, match=r"recipe.ema is None; set a decay"):
+        train(small_net(), split, PLAIN, ema={"8.bias": torch.zeros(10)})
+
+
+# Teachers
+
+
+def test_a_student_comes_to_answer_like_its_teacher(digits):
+    train_split, held_out = digits
+    teacher = small_net()
+    train(teacher, train_split, replace(PLAIN, epochs=4))
+    teacher[1].train()
+    answers = evaluate(teacher, held_out).predictions
+    strangers = Split(train_split.images, torch.zeros_like(train_split.labels))  # labels that teach nothing
+    student = small_net(seed=3)
+    train(student, strangers, replace(PLAIN, epochs=4, distill_weight=1.0), teacher=teacher)
+    agreement = (evaluate(student, held_out).predictions == answers).float().mean()
+    assert agreement > 0.6
+
+
+def test_distillation_is_hintons(digits):
+    """One step at each weight: the change is the same mixture of the two losses' changes."""
+    split = part(digits[0], 32)
+    recipe = replace(PLAIN, epochs=1, batch_size=32, momentum=0, weight_decay=0, shift=0, lr=1e-2, temperature=3.0)
+    teacher = small_net(seed=1).eval()
+    moved = {}
+    for share in (0.0, 0.25, 1.0):
+        net = small_net()
+        done = train(net, split, replace(recipe, distill_weight=share), teacher=teacher)
+        moved[share] = net[8].bias.detach() - small_net()[8].bias.detach()
+    torch.testing.assert_close(moved[0.25], 0.75 * moved[0.0] + 0.25 * moved[1.0], rtol=1e-3, atol=1e-7)
+    with torch.no_grad():
+        soft = (small_net()(split.images / 255) / 3).log_softmax(1)
+        aim = (teacher(split.images / 255) / 3).softmax(1)
+    expected = 9 * (aim * (aim.log() - soft)).sum(1).mean()
+    assert done.loss == pytest.approx(float(expected), rel=1e-3)
+
+
+# When to stop
+
+
+def test_a_deadline_stops_after_the_step_under_way(digits):
+    split = part(digits[0], 320)
+    seen = []
+    recipe = replace(PLAIN, epochs=50, batch_size=32)
+    done = train(small_net(), split, recipe, deadline=time.monotonic() - 1, on_epoch=lambda *args: seen.append(args))
+    assert (done.steps, done.epochs) == (1, 0.1)
+    assert seen == [(0.1, done.loss)]
+    free = train(small_net(), split, replace(recipe, epochs=1), deadline=time.monotonic() + 3600)
+    assert free.steps == 10
+
+
+def test_epochs_are_reported_and_may_be_interrupted(digits):
+    split = part(digits[0], 64)
+    seen = []
+    done = train(small_net(), split, replace(PLAIN, epochs=2.5, batch_size=16), on_epoch=lambda *a: seen.append(a))
+    assert [epochs for epochs, _ in seen] == [1, 2, 2.5]
+    assert seen[-1][1] == done.loss
+
+    def interrupt(epochs: float, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    net = small_net()
+    with pytest.raises(KeyboardInterrupt):
+        train(net, split, replace(PLAIN, epochs=2), on_epoch=interrupt)
+    assert net.training
+
+
+def test_clipping_bounds_the_step(digits):
+    split = part(digits[0], 32)
+    recipe = replace(PLAIN, epochs=1, batch_size=32, momentum=0, weight_decay=0, lr=1.0, schedule="cosine", clip=1e-3)
+    net = small_net()
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    train(net, split, recipe)
+    steps = torch.cat([(p.detach() - before[name]).flatten() for name, p in net.named_parameters()])
+    assert float(steps.norm()) == pytest.approx(0.5e-3, rel=0.02)  # half-way down the only cosine
+
+
+# What goes wrong
+
+
+def test_divergence_names_step_rate_and_remedy(digits):
+    with pytest.raises(
+        TrainingError, match=r"diverged: the loss was (nan|inf) at step \d+ of 120, at .* rate of .*lr than"
+    ):
+        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), part(digits[0], 64), replace(PLAIN, epochs=60, lr=1e30))
+
+
+def test_the_step_that_diverged_is_found_between_two_looks(digits):
+    class Fuse(nn.Module):
+        """Burns at its 70th forward pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.passes = small_net(), 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.passes += 1
+            return self.net(images) * (math.nan if self.passes == 70 else 1.0)
+
+    net = Fuse()
+    with pytest.raises(TrainingError, match="the loss was nan at step 70 of 600"):
+        train(net, part(digits[0], 240), replace(PLAIN, epochs=5, batch_size=2))
+    assert net.passes == 2 * CHECK_EVERY
+
+
+def test_weights_broken_by_the_last_step_are_not_kept(digits):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    recipe = replace(PLAIN, epochs=1, batch_size=64, weight_decay=1e30, lr=1e30)
+    with pytest.raises(TrainingError, match=r"diverged: after step 1 1\.weight is not finite"):
+        train(net, part(digits[0], 64), recipe)
+
+
+class Greedy(nn.Module):
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error, self.linear = error, nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.error is not None:
+            raise self.error
+        return self.linear(images.flatten(1)) + torch.empty(1 << 50)[:1]
+
+
+@pytest.mark.parametrize(
+    "error", [None, MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")]
+)
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_running_out_of_memory_costs_only_the_candidate(digits, error, precision):
+    with pytest.raises(TrainingError, match=r"out of memory: .+; use a smaller batch_size"):
+        train(Greedy(error), part(digits[0], 32), Recipe(precision=precision))
+
+
+def test_other_errors_keep_their_class(digits):
+    with pytest.raises(RuntimeError, match="expected input"):
+        train(small_net(channels=3), part(digits[0], 32), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (
+            Split(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1).long()),
+            "split has 1 images; batch norm needs",
+        ),
+        (
+            Split(torch.zeros(4, 1, 8, 8), torch.zeros(4).long()),
+            "the images are torch.float32; they must be torch.uint8",
+        ),
+        (Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.full((4,), 10)), "a label 10, but .* classes 0 .. 9"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused(split, message):
+    with pytest.raises(DataError, match=message):
+        train(small_net(), split, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("epochs", 0, "> 0"),
+        ("epochs", math.nan, "> 0"),
+        ("batch_size", 1, ">= 2"),
+        ("lr", math.inf, "> 0"),
+        ("momentum", 1.0, r"in \[0, 1\)"),
+        ("weight_decay", -1e-4, ">= 0"),
+        ("schedule", "step", "'cosine' or 'one-cycle'"),
+        ("warmup", 1.0, r"in \[0, 1\)"),
+        ("label_smoothing", 1.5, r"in \[0, 1\)"),
+        ("shift", -0.1, r"in \[0, 1\)"),
+        ("precision", "fp16", "'auto', 'bf16' or 'fp32'"),
+        ("ema", 1.0, "None for no average"),
+        ("distill_weight", 2.0, r"in \[0, 1\]"),
+        ("temperature", 0.0, "> 0"),
+        ("clip", 0.0, "None for no clipping"),
+    ],
+)
+def test_a_wrong_recipe_names_key_value_and_rule(name, value, rule):
+    with pytest.raises(SpecError, match=f"recipe: {name} is {value!r}, but must be .*{rule}"):
+        Recipe(**{**asdict(Recipe()), name: value})
+
+
+# What is measured
+
+
+class Clock:
+    """A clock that steps move on, so that what is chosen does not hang on how busy this machine is."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({1: 1.0, 2: 0.96, 4: 1.0, 6: 7.0}, 1),
+        ({1: 3.0, 2: 1.04, 4: 1.0, 6: 1.0}, 2),
+        ({1: 3.0, 2: 2.0, 4: 1.5, 6: 1.0}, 6),
+    ],
+)
+def test_best_threads_prefers_the_fewest_within_five_percent(monkeypatch, seconds, best):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    clock = Clock(monkeypatch)
+    tried = []
+
+    def step() -> None:
+        tried.append(torch.get_num_threads())
+        hiccup = 100.0 if len(tried) == 2 else 0.0  # a busy moment, timed, which the median must not see
+        clock.now += seconds[tried[-1]] + hiccup
+
+    assert best_threads(step) == best
+    assert tried == [1, 1, 2, 2, 4, 4, 6, 6] * 5
+    assert torch.get_num_threads() == 1
+
+
+def test_threads_come_back_after_an_error():
+    torch.set_num_threads(1)
+
+    def step() -> None:
+        torch.set_num_threads(2)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        best_threads(step)
+    assert torch.get_num_threads() == 1
+
+
+class Paced(nn.Module):
+    """Takes a given time in each of the two precisions; its copies move the same clock."""
+
+    def __init__(self, clock: Clock, seconds: dict[str, float]) -> None:
+        super().__init__()
+        self.clock, self.seconds, self.linear = clock, seconds, nn.Linear(64, 10)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Paced":
+        return Paced(self.clock, self.seconds)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.clock.now += self.seconds["bf16" if torch.is_autocast_enabled("cpu") else "fp32"]
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize(("seconds", "best"), [(0.9, "bf16"), (0.97, "fp32"), (1.5, "fp32")])
+def test_precision_is_the_clearly_faster_and_is_measured_once(digits, monkeypatch, seconds, best):
+    monkeypatch.setattr(objectives.training, "_precisions", {})
+    clock = Clock(monkeypatch)
+    net = Paced(clock, {"fp32": 1.0, "bf16": seconds})
+    split = part(digits[0], 64)
+    assert best_precision(net, split, Recipe()) == best
+    measured = clock.now
+    assert best_precision(net, split, Recipe()) == best
+    assert clock.now == measured
+    assert train(net, split, Recipe(epochs=1)).precision == best
+
+
+def test_a_timed_step_trains_a_copy(digits):
+    net = small_net()
+    before = weights(net)
+    step = training_step(net, part(digits[0], 64), PLAIN)
+    for _ in range(3):  # past the end of an epoch
+        step()
+    assert same(weights(net), before)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_measuring_does_not_change_what_is_learned(digits, monkeypatch):
+    """A run that had to measure first ends where one that was told the precision does."""
+    monkeypatch.setattr(objectives.training, "_precisions", {})
+    split = part(digits[0], 64)
+    nets = [nn.Sequential(nn.Dropout2d(0.2), small_net()) for _ in range(2)]
+    measured = train(nets[0], split, Recipe(epochs=1))
+    train(nets[1], split, Recipe(epochs=1, precision=measured.precision))
+    assert same(weights(nets[0]), weights(nets[1]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
+def test_cuda_reads_digits(digits, precision):
+    train_split, held_out = digits
+    net = small_net().cuda()
+    on_device = Split(train_split.images.cuda(), train_split.labels.cuda())
+    for split in (train_split, on_device):
+        done = train(net, split, Recipe(epochs=3, precision=precision, flip=False, shift=0.125, ema=0.9))
+        assert evaluate(net, held_out, weights=done.ema).value > 0.7
