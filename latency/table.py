@@ -174,7 +174,7 @@ class LatencyTable:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if True:
+            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
                 if self.path.exists():
                     self._merge_file()
                 write(self.path, self.header, self.frame)

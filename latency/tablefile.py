@@ -176,11 +176,10 @@ def _body_text(frame: pd.DataFrame) -> str:
 
 
 def _parse_body(text: str) -> pd.DataFrame:
-    # Python's conversion, not that of the parser, which need not give back the number that was written.
-    frame = pd.read_csv(io.StringIO(text), index_col="kernel", dtype=object)
+    types: dict[str, Any] = {"kernel": object, **_TYPES}
+    frame = pd.read_csv(io.StringIO(text), index_col="kernel", dtype=types)
     if list(frame.columns) != list(_TYPES) or not frame.index.is_unique:
         raise ValueError(f"columns must be kernel, {', '.join(_TYPES)}, and each kernel may stand there once")
-    frame = frame.astype(_TYPES)
     times = frame[["median_us", "min_us"]].to_numpy()
     if not (np.isfinite(times).all() and (times > 0).all()):
         raise ValueError("a kernel's time must be a number above 0")
