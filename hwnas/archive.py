@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class Entry:
     trial: Trial
     result: Result
 
-    @property
+    @cached_property
     def values(self) -> Mapping[str, float]:
         """All objectives, cheap and expensive."""
         return {**self.trial.cheap, **self.result.values}
@@ -67,6 +68,14 @@ class Archive:
             return self
         scaled = scale(self.matrix(), self.objectives)
         return self._chosen(pareto.subset(scaled, count, pareto.reference_point(scaled)))
+
+    def foremost(self, count: int) -> "Archive":
+        """At most `count` entries, those without which most hypervolume would be lost, on comparable scales."""
+        if len(self) <= count:
+            return self
+        scaled = scale(self.matrix(), self.objectives)
+        shares = pareto.contributions(scaled, pareto.reference_point(scaled))
+        return self._chosen(np.sort(np.argsort(-shares, kind="stable")[:count]))
 
     def _chosen(self, index: pareto.Index) -> "Archive":
         chosen = Archive([], self.objectives)

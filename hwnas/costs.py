@@ -12,8 +12,8 @@ class Costs:
     """Cheap objectives by canonical hash.
 
     Args:
-        objectives: The cheap ones among a study's objectives, and those that only limits need.
-        limits: Upper bounds by objective name; they hold for the upper end of an estimate.
+        objectives: The cheap ones among a study's objectives.
+        limits: Upper bounds by name of one of them; they hold for the upper end of an estimate.
         snapshot: Gives the hash of the latency table in use, for the record.
     """
 
@@ -38,7 +38,7 @@ class Costs:
 
     def excess(self, cost: Cost) -> float:
         """How far the worst limit is exceeded: at most 1 where all are kept, 0 without limits."""
-        return max((cost[name].high / limit for name, limit in self.limits.items() if name in cost), default=0.0)
+        return max((cost[name].high / limit for name, limit in self.limits.items()), default=0.0)
 
     def allows(self, cost: Cost) -> bool:
         """Whether every limit is kept, by the upper end of the estimate."""

@@ -12,6 +12,9 @@ FEWEST = 5
 #: Directions with less than this share of the variance are dropped: params and MACs are often collinear.
 LEAST_VARIANCE = 0.01
 
+#: Of the likeliest candidate's probability, that of any other: rounded to zero it could never be drawn.
+SMALLEST_SHARE = 1e-12
+
 
 def rarity(population: Points, candidates: Points, *, paper: bool = False) -> Points:
     """Probability of drawing each candidate: inverse to a kernel density estimate over the population.
@@ -43,8 +46,12 @@ def rarity(population: Points, candidates: Points, *, paper: bool = False) -> Po
     if len(known) <= known.shape[1]:
         return uniform
     estimate = gaussian_kde(known.T)
-    floor = np.finfo(np.float64).tiny if paper else np.percentile(estimate(known.T), 10)
-    weights = 1 / (estimate(asked.T) + floor)
+    if paper:
+        logs = estimate.logpdf(asked.T)
+        weights = np.exp(logs.min() - logs)  # densities themselves may be too small for a float
+    else:
+        weights = 1 / (estimate(asked.T) + np.percentile(estimate(known.T), 10))
+    weights = np.maximum(weights, SMALLEST_SHARE * weights.max())
     probabilities: Points = weights / weights.sum()
     return probabilities
 

@@ -10,7 +10,7 @@ import torch
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Metric, evaluate
 from objectives.data import Data
-from objectives.training import Recipe, train
+from objectives.training import Precision, Recipe, train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.morphisms import move_from_json
@@ -62,12 +62,18 @@ class Executor:
     def _outcome(self, trial: Trial) -> Outcome:
         arch, state, teacher = self._start(trial)
         recipe = replace(self.recipe, epochs=trial.fidelity_to - trial.fidelity_from, seed=trial.seed)
-        return self.finish(trial, arch, state, recipe, teacher)
+        return self.finish(trial, arch, state, recipe, teacher, "bf16" if recipe.precision == "bf16" else "fp32")
 
     def finish(
-        self, trial: Trial, arch: Arch, state: State, recipe: Recipe, teacher: torch.nn.Module | None = None
+        self,
+        trial: Trial,
+        arch: Arch,
+        state: State,
+        recipe: Recipe,
+        teacher: torch.nn.Module | None = None,
+        precision: Precision = "fp32",
     ) -> Outcome:
-        """Train from a state and evaluate.
+        """Train from a state and evaluate in a precision.
 
         Raises:
             TrainingError: The network diverged or ran out of memory.
@@ -81,7 +87,7 @@ class Executor:
             momentum=state.momentum,
             ema=state.ema if state.ema and recipe.ema is not None else None,
         )
-        found = evaluate(network, self.data.val, self.metric, weights=run.ema)
+        found = evaluate(network, self.data.val, self.metric, weights=run.ema, precision=precision)
         average, momentum = ({key: t.cpu() for key, t in (kept or {}).items()} for kept in (run.ema, run.momentum))
         trained = State(network.tensors(), average, momentum)
         info = {

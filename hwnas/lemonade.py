@@ -1,12 +1,13 @@
 """LEMONADE: multi-objective evolution by network morphisms (Elsken, Metzen, Hutter, ICLR 2019)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from hwnas import pareto
-from hwnas.archive import Archive, Entry, scale
+from hwnas.archive import Archive, Entry
 from hwnas.costs import Cost, Costs
 from hwnas.density import effective_size, rarity
 from hwnas.limits import starts_within
@@ -14,6 +15,26 @@ from hwnas.strategy import Strategy
 from hwnas.trial import Trial
 from spaces.morphisms import Morphism
 from spaces.space import Space
+
+#: Rounds of proposals before a space counts as exhausted.
+MOST_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A child that is judged on cheap objectives alone.
+
+    Attributes:
+        parent: Whose weights it inherits, if it is trained.
+        moves: How it comes from there.
+        genotype: The child.
+        cost: Its cheap objectives.
+    """
+
+    parent: Entry
+    moves: Sequence[Morphism]
+    genotype: Any
+    cost: Cost
 
 
 class Lemonade(Strategy):
@@ -67,105 +88,99 @@ class Lemonade(Strategy):
         self.paper_density = paper_density
 
     def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
-        """The first generation, then children and revisited networks."""
-        front = self._front()
-        if not front.entries:
-            return self._first(count, rng)
+        """What the space begins with, then children and revisited networks."""
+        if first := self._first(count, rng):
+            return first
+        front = self.archive.front().foremost(self.max_parents)
+        if not front.entries:  # all that were trained have failed, or none has a result yet
+            return self.sampled(count, self.initial_epochs, rng)
         again = self._revisited(front, int(rng.binomial(count, self.revisit)))
         trials = [self._continued(i, entry, rng) for i, entry in enumerate(again)]
-        return trials + self._children(front, count - len(trials), len(trials), rng)
-
-    def _front(self) -> Archive:
-        front = self.archive.front()
-        if len(front) <= self.max_parents:
-            return front
-        values = scale(front.matrix(), self.objectives)
-        shares = pareto.contributions(values, pareto.reference_point(values))
-        best = set(np.argsort(-shares, kind="stable")[: self.max_parents].tolist())
-        chosen = Archive([], self.objectives)
-        chosen.entries = [entry for i, entry in enumerate(front.entries) if i in best]
-        return chosen
+        if len(trials) == count:
+            return trials
+        children = self._children(front, count - len(trials), len(trials), rng)
+        return trials + children if children else []  # a space without new networks is exhausted
 
     def _first(self, count: int, rng: np.random.Generator) -> list[Trial]:
-        """What the space begins with; should all of that have failed, random networks."""
         seen = self.seen
-        new = [g for g in starts_within(self.space, self.costs) if self.space.decode(g).hash not in seen][:count]
-        if not new:
-            return self.sampled(count, self.initial_epochs, rng)
-        costs = self._costs(new)
+        new = [genotype for genotype in self._starts if self.space.decode(genotype).hash not in seen][:count]
+        costs = self.costs_of(new)
         return [self.trial(i, g, costs[i], self.initial_epochs, rng) for i, g in enumerate(new)]
 
-    def _costs(self, genotypes: Sequence[Any]) -> list[Cost]:
-        return self.costs.of([self.space.decode(genotype) for genotype in genotypes])
+    @cached_property
+    def _starts(self) -> list[Any]:
+        return starts_within(self.space, self.costs)
 
     def _revisited(self, front: Archive, count: int) -> list[Entry]:
         """Networks of the front to train on: first those whose place is in doubt, and of these the least trained."""
         busy = {trial.hash for trial, result in self.records if result is None}
         ranked = sorted(
-            (entry for entry in front.entries if entry.trial.hash not in busy),
-            key=lambda entry: (not self._challenged(entry), entry.trial.fidelity_to, entry.trial.id),
+            (not doubt, entry.trial.fidelity_to, entry.trial.id, entry)
+            for entry, doubt in zip(front.entries, self._in_doubt(front), strict=True)
+            if entry.trial.hash not in busy
         )
-        return ranked[:count]
+        return [entry for *_, entry in ranked[:count]]
 
-    def _challenged(self, entry: Entry) -> bool:
-        """Whether a network that costs no more has an error within one standard error of this one's."""
-        return any(
-            other.trial.hash != entry.trial.hash
-            and all(other.trial.cheap[name] <= value for name, value in entry.trial.cheap.items())
-            and abs(other.values["error"] - entry.values["error"]) <= entry.stderr
-            for other in self.archive.entries
-        )
+    def _in_doubt(self, front: Archive) -> list[bool]:
+        """Whether another network, which costs no more, has an error within one standard error of that of each."""
+        cheap, error = self._cheap, ["error"]
+        no_dearer = (self.archive.matrix(cheap) <= front.matrix(cheap)[:, None]).all(axis=2)
+        distance = np.abs(self.archive.matrix(error).T - front.matrix(error))
+        stderr = np.array([[entry.stderr] for entry in front.entries])
+        near: list[int] = (no_dearer & (distance <= stderr)).sum(axis=1).tolist()
+        return [count > 1 for count in near]  # each is near itself
+
+    @property
+    def _cheap(self) -> list[str]:
+        return [objective.name for objective in self.costs.objectives]
 
     def _continued(self, offset: int, entry: Entry, rng: np.random.Generator) -> Trial:
         genotype = self.space.from_json(entry.trial.genotype)
-        (cost,) = self._costs([genotype])
+        (cost,) = self.costs_of([genotype])
         return self.trial(offset, genotype, cost, self.epochs, rng, parent=entry.trial, init="checkpoint")
 
     def _children(self, front: Archive, count: int, offset: int, rng: np.random.Generator) -> list[Trial]:
-        names = [objective.name for objective in self.costs.objectives]
-        population = front.matrix(names)
+        population = front.matrix(self._cheap)
         chances = rarity(population, population, paper=self.paper_density)
-        drawn = rng.choice(len(front), size=self.proposals * count, p=chances)
+        drafts: list[Draft] = []
         seen = self.seen
-        drafts: list[tuple[Entry, list[Morphism], Any]] = []
-        for index in drawn:
-            entry = front.entries[index]
-            moves, genotype = self._varied(self.space.from_json(entry.trial.genotype), rng)
-            key = self.space.decode(genotype).hash
-            if moves and key not in seen:
-                seen.add(key)
-                drafts.append((entry, moves, genotype))
-        allowed = [
-            (draft, cost)
-            for draft, cost in zip(drafts, self._costs([genotype for _, _, genotype in drafts]), strict=True)
-            if self.costs.allows(cost)
-        ]
-        values = np.array([[cost[name].value for name in names] for _, cost in allowed]).reshape(
-            len(allowed), len(names)
-        )
+        for _ in range(MOST_ROUNDS):
+            parents = rng.choice(len(front), size=self.proposals * count, p=chances)
+            drafts += self._drafts([front.entries[i] for i in parents], seen, rng)
+            if len(drafts) >= count:
+                break
+        values = np.array([[draft.cost[name].value for name in self._cheap] for draft in drafts])
         accept = rarity(population, values, paper=self.paper_density)
-        accepted = min(count, len(allowed))
-        chosen = rng.choice(len(allowed), size=accepted, replace=False, p=accept).tolist() if allowed else []
+        chosen = rng.choice(len(drafts), size=min(count, len(drafts)), replace=False, p=accept) if drafts else []
         self.notes.append(
             f"parents: {len(front)}, effectively {effective_size(chances):.1f}; "
-            f"children: {len(drafts)} proposed, {len(allowed)} within limits, {len(chosen)} accepted"
+            f"children: {len(drafts)} new and within limits, {len(chosen)} accepted"
         )
-        trials = []
-        for place, pick in enumerate(chosen, start=offset):
-            (entry, moves, genotype), cost = allowed[pick]
-            trials.append(
-                self.trial(
-                    place,
-                    genotype,
-                    cost,
-                    self.epochs,
-                    rng,
-                    parent=entry.trial,
-                    moves=moves,
-                    init="parent" if self.inherit else "scratch",
-                )
+        return [
+            self.trial(
+                place,
+                drafts[i].genotype,
+                drafts[i].cost,
+                self.epochs,
+                rng,
+                parent=drafts[i].parent.trial,
+                moves=drafts[i].moves,
+                init="parent" if self.inherit else "scratch",
             )
-        return trials
+            for place, i in enumerate(chosen, start=offset)
+        ]
+
+    def _drafts(self, parents: Sequence[Entry], seen: set[str], rng: np.random.Generator) -> list[Draft]:
+        """A child of each parent, but for those that are known, or beyond a limit; all are then known."""
+        new: list[tuple[Entry, Sequence[Morphism], Any]] = []
+        for parent in parents:
+            moves, genotype = self._varied(self.space.from_json(parent.trial.genotype), rng)
+            key = self.space.decode(genotype).hash
+            if key not in seen:
+                seen.add(key)
+                new.append((parent, moves, genotype))
+        costs = self.costs_of([genotype for *_, genotype in new])
+        return [Draft(*child, cost) for child, cost in zip(new, costs, strict=True) if self.costs.allows(cost)]
 
     def _varied(self, genotype: Any, rng: np.random.Generator) -> tuple[list[Morphism], Any]:
         """One to three random morphisms in a row."""

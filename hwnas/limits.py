@@ -1,14 +1,17 @@
 """Can the limits be kept at all? Said before anything is trained."""
 
-from collections.abc import Callable
+import heapq
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hwnas.costs import Cost, Costs
+from hwnas.spec import format_quantity
 from spaces.errors import ArchError, LimitError
 from spaces.space import Space
 
-#: Steps down from a start; each tries every move.
-MOST_STEPS = 40
+#: So many networks are looked around from without finding a better one before the best is believed to be the best.
+PATIENCE = 12
 
 
 def starts_within(space: Space[Any], costs: Costs) -> list[Any]:
@@ -24,45 +27,66 @@ def starts_within(space: Space[Any], costs: Costs) -> list[Any]:
 
 
 def _feasible(space: Space[Any], costs: Costs) -> Any:
-    """A network of the space that keeps all limits, found by always taking the move that helps most.
+    """A network of the space that keeps all limits.
 
     Raises:
         LimitError: None was found; the message gives the smallest values that can be had.
     """
-    start = min(space.starts(), key=lambda genotype: costs.excess(_cost(space, costs, genotype)))
-    best = _descend(space, costs, start, costs.excess)
+    best = _least(space, costs, costs.excess, enough=1.0)
     cost = _cost(space, costs, best)
     if costs.allows(cost):
         return best
-    broken = []
-    for objective in costs.objectives:
-        name, unit = objective.name, objective.unit
-        if name in costs.limits and cost[name].high > costs.limits[name]:
-            alone = _descend(space, costs, best, lambda cost, name=name: cost[name].high)  # type: ignore[misc]
-            smallest = _cost(space, costs, alone)[name].high
-            broken.append(f"{name} <= {costs.limits[name]:g}{unit} (the smallest found is {smallest:.4g}{unit})")
-    raise LimitError(f"no network of this space was found to keep {' and '.join(broken)}; raise the limit")
+    broken = [name for name, limit in costs.limits.items() if cost[name].high > limit]
+    wanted = " and ".join(f"{name} <= {format_quantity(name, costs.limits[name])}" for name in costs.limits)
+    least = [(name, _smallest(space, costs, name)) for name in broken]
+    had = ", ".join(f"{name} {format_quantity(name, float(f'{value:.4g}'))}" for name, value in least)
+    raise LimitError(
+        f"no network of this space was found to keep {wanted}; the smallest that can be had, each by itself: {had}. "
+        "Raise the limits, or allow smaller networks (space: min_width, stages, stem_stride; data: image_size)"
+    )
+
+
+def _smallest(space: Space[Any], costs: Costs, name: str) -> float:
+    def value(cost: Cost) -> float:
+        return cost[name].high
+
+    return value(_cost(space, costs, _least(space, costs, value)))
+
+
+def _least(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], enough: float = -math.inf) -> Any:
+    """The network with the smallest goal, by best-first search over the space's moves from the best of its starts.
+
+    Of two with the same goal the one that is smaller in all goes first: it leads off a plateau.
+    """
+    seen: set[str] = set()
+    waiting: list[tuple[float, float, str, Any]] = []
+
+    def look_at(genotypes: list[Any]) -> None:
+        new = {space.decode(genotype): genotype for genotype in genotypes if space.decode(genotype).hash not in seen}
+        for (arch, genotype), cost in zip(new.items(), costs.of(list(new)), strict=True):
+            size = sum(math.log(max(estimate.high, 1e-9)) for estimate in cost.values())
+            heapq.heappush(waiting, (goal(cost), size, arch.hash, genotype))
+            seen.add(arch.hash)
+
+    look_at(space.starts())
+    best, idle = waiting[0], 0
+    while waiting and best[0] > enough and idle < PATIENCE:
+        nearest = heapq.heappop(waiting)
+        idle = 0 if nearest < best else idle + 1
+        best = min(best, nearest)
+        look_at(list(_neighbours(space, nearest[-1])))
+    return min([best, *waiting[:1]])[-1]
+
+
+def _neighbours(space: Space[Any], genotype: Any) -> Iterator[Any]:
+    for move in space.moves(genotype):
+        try:
+            child = space.apply(genotype, move).genotype
+        except ArchError:
+            continue
+        if space.refusal(child) is None:
+            yield child
 
 
 def _cost(space: Space[Any], costs: Costs, genotype: Any) -> Cost:
     return costs.of([space.decode(genotype)])[0]
-
-
-def _descend(space: Space[Any], costs: Costs, genotype: Any, goal: Callable[[Cost], float]) -> Any:
-    """Greedy descent over the space's moves until none lowers the goal."""
-    value = goal(_cost(space, costs, genotype))
-    for _ in range(MOST_STEPS):
-        children = []
-        for move in space.moves(genotype):
-            try:
-                child = space.apply(genotype, move).genotype
-            except ArchError:
-                continue
-            if space.refusal(child) is None:
-                children.append(child)
-        values = [goal(cost) for cost in costs.of([space.decode(child) for child in children])]
-        if not values or min(values) >= value:
-            return genotype
-        value = min(values)
-        genotype = children[values.index(value)]
-    return genotype

@@ -36,6 +36,7 @@ class Strategy(ABC):
         self.seed = seed
         self.notes: list[str] = []
         self._records: dict[int, tuple[Trial, Result | None]] = {}
+        self._archive: Archive | None = None  # made when asked for; a result makes it stale
 
     @abstractmethod
     def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
@@ -54,10 +55,12 @@ class Strategy(ABC):
             KeyError: There is no such trial.
         """
         self._records[id] = (self._records[id][0], result)
+        self._archive = None
 
     def restore(self, records: Iterable[tuple[Trial, Result | None]]) -> None:
         """Go on from the records of an earlier run."""
-        self._records = {trial.id: (trial, result) for trial, result in records}
+        self._records = {trial.id: (trial, result) for trial, result in sorted(records, key=lambda pair: pair[0].id)}
+        self._archive = None
 
     @property
     def records(self) -> list[tuple[Trial, Result | None]]:
@@ -75,7 +78,9 @@ class Strategy(ABC):
     @property
     def archive(self) -> Archive:
         """The latest good result of every network."""
-        return Archive(self._records.values(), self.objectives)
+        if self._archive is None:
+            self._archive = Archive(self._records.values(), self.objectives)
+        return self._archive
 
     @property
     def generation(self) -> int:
@@ -130,19 +135,20 @@ class Strategy(ABC):
     def sampled(self, count: int, epochs: float, rng: np.random.Generator) -> list[Trial]:
         """Trials of random networks of the space, new and within the limits, to be trained from scratch."""
         seen = self.seen
-        trials: list[Trial] = []
-        for _ in range(MOST_DRAWS):
-            if len(trials) == count:
+        found: list[tuple[Any, Cost]] = []
+        for _ in range(MOST_DRAWS // max(1, count)):
+            drawn = {self.space.decode(g).hash: g for g in (self.space.sample(rng) for _ in range(count))}
+            new = [genotype for key, genotype in drawn.items() if key not in seen]
+            seen |= drawn.keys()
+            priced = zip(new, self.costs_of(new), strict=True)
+            found += [(genotype, cost) for genotype, cost in priced if self.costs.allows(cost)]
+            if len(found) >= count:
                 break
-            genotype = self.space.sample(rng)
-            arch = self.space.decode(genotype)
-            if arch.hash in seen:
-                continue
-            seen.add(arch.hash)
-            (cost,) = self.costs.of([arch])
-            if self.costs.allows(cost):
-                trials.append(self.trial(len(trials), genotype, cost, epochs, rng))
-        return trials
+        return [self.trial(i, genotype, cost, epochs, rng) for i, (genotype, cost) in enumerate(found[:count])]
+
+    def costs_of(self, genotypes: Sequence[Any]) -> list[Cost]:
+        """The cost of each."""
+        return self.costs.of([self.space.decode(genotype) for genotype in genotypes])
 
 
 class RandomSearch(Strategy):

@@ -16,7 +16,7 @@
 from latency.deployment import Deployment
 from latency.kernels import Kernel, Operand
 from latency.profile import CheckReport, check, profile
-from latency.runtimes import OrtCpu, Runtime, TorchCuda, make_runtime
+from latency.runtimes import Runtime, make_runtime
 from latency.table import Latency, LatencyTable, cache_path
 from latency.tablefile import Check, Header
 from latency.timing import Measured, Protocol, Timing, measure_many, time_kernels
@@ -31,11 +31,9 @@ __all__ = [
     "LatencyTable",
     "Measured",
     "Operand",
-    "OrtCpu",
     "Protocol",
     "Runtime",
     "Timing",
-    "TorchCuda",
     "cache_path",
     "check",
     "make_runtime",

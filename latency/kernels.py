@@ -69,6 +69,11 @@ class Operand:
         """The element type as numpy names it."""
         return helper.tensor_dtype_to_np_dtype(self.proto_type)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory it takes."""
+        return math.prod(self.shape) * self.numpy_type.itemsize
+
     def array(self) -> np.ndarray:
         """Data to time a kernel with: the values where they matter, else ones.
 

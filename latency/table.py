@@ -22,7 +22,7 @@ from spaces.errors import MissingKernel, TableError
 
 # Measured / predicted where nothing was checked. What a table leaves out, weights that come from memory most of all,
 # makes networks slower than their kernels more often than faster.
-UNCHECKED_LOW, UNCHECKED_HIGH = 0.85, 1.35
+UNCHECKED_LOW, UNCHECKED_HIGH = 0.85, 1.5
 # The file is written after so many kernels, so that a process that is killed loses a few seconds' work.
 _BATCH = 200
 

@@ -134,6 +134,17 @@ def measure_many(
     return [_measured(passes) for passes in calls]
 
 
+def clock(work: Callable[[], object]) -> Stopwatch:
+    """A stopwatch for work that is done when it returns."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return seconds
+
+
 def repeat(budget_ms: float, *stopwatches: Stopwatch, least: int = 5, most: int = 200) -> list[list[float]]:
     """Run stopwatches in turn until the time is used up.
 

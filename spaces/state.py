@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spaces.arch import Arch, rename
+from spaces.errors import ArchError
 from spaces.ops import Normalise, Param
 
 Tensors = Mapping[str, Tensor]
@@ -78,7 +79,13 @@ def initial_state(
         seed: Of all random numbers.
         mean: Per channel, of the training images in 0..1; kept in the `Normalise` node.
         std: Likewise.
+
+    Raises:
+        ArchError: The images have another number of channels.
     """
+    for short, given in (("mean", mean), ("std", std)):
+        if given is not None and len(given) != arch.image.channels:
+            raise ArchError(f"{short} has {len(given)} values, the images have {arch.image.channels} channels")
     generator = torch.Generator().manual_seed(seed)
     value = {key: fresh_tensor(param, generator).float() for key, param in arch.params.items()}
     for node in arch.nodes:

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from latency.deployment import Deployment
+from latency.ortcpu import OrtCpu
 from latency.profile import CheckReport, check, profile, summarise
-from latency.runtimes import OrtCpu
 from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable
 from latency.timing import Protocol
 from spaces.errors import LatencyError

@@ -10,12 +10,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from latency.deployment import Deployment, processor
+from latency.deployment import Deployment, processor, usable_cores
 from latency.eager import EagerNetwork, torch_function
 from latency.kernels import Kernel
-from latency.runtimes import OrtCpu, TorchCuda, copies_model, make_runtime
+from latency.ortcpu import OrtCpu, copies_model
+from latency.runtimes import make_runtime
 from latency.shapes import fix_batch, trace
 from latency.timing import Protocol, time_kernels
+from latency.torchcuda import TorchCuda
 from spaces.errors import LatencyError
 
 
@@ -141,15 +143,23 @@ def test_every_copy_runs_and_computes(make_cnn, tmp_path, copies):
             assert (result == kernel.constants[1].shape[1] + 1 + residual).all()
 
 
-def test_copies_have_weights_of_their_own(make_cnn):
-    line = "Conv@11 1x8x4x4 w:8x8x3x3 w:8 -> 1x8x4x4 pads=1x1x1x1"
+@pytest.mark.parametrize(
+    ("line", "sets"),
+    [
+        ("Conv@11 1x8x4x4 w:8x8x3x3 w:8 -> 1x8x4x4 pads=1x1x1x1", 16),
+        ("Gemm@13 1x250 w:300x250 -> 1x300 transB=1", 3),  # together they fit in the second-level cache
+        ("Gemm@13 1x512 w:1000x512 -> 1x1000 transB=1", 16),  # even one does not
+        ("Relu@14 1x8 -> 1x8", 0),
+    ],
+)
+def test_copies_take_turns_with_several_sets_of_weights(line, sets):
     model = copies_model(Kernel.parse(line), 20, ort.SessionOptions())
-    assert len({node.input[1] for node in model.graph.node}) == 16
+    assert len({name for node in model.graph.node for name in node.input[1:2]}) == sets
     assert len({node.input[0] for node in model.graph.node}) == 1
     assert len({node.output[0] for node in model.graph.node}) == 20
 
 
-def test_a_kernel_with_weights_larger_than_the_block(make_cnn):
+def test_a_kernel_with_weights_larger_than_the_block():
     kernel = Kernel.parse("Gemm@13 1x2048 w:5000x2048 w:5000 -> 1x5000 transB=1")
     assert 0 < ort_cpu().kernel(kernel, 2)() < 5
 
@@ -158,6 +168,14 @@ def test_kernels_are_timed_by_the_protocol():
     lines = ["Relu@14 1x8x16x16 -> 1x8x16x16", "Conv@11 1x8x16x16 w:64x8x3x3 -> 1x64x16x16 pads=1x1x1x1"]
     relu, conv = time_kernels(ort_cpu(), [Kernel.parse(line) for line in lines], Protocol(kernel_ms=1))
     assert 0 < relu.min_us <= relu.median_us < conv.min_us  # 300 times the arithmetic
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def test_two_threads():
+    runtime = OrtCpu(Deployment.here(threads=2))
+    kernel = Kernel.parse("Conv@11 1x16x32x32 w:16x16x3x3 -> 1x16x32x32 pads=1x1x1x1")
+    (timing,) = time_kernels(runtime, [kernel], Protocol(passes=1, kernel_ms=1))
+    assert timing.min_us > 0
 
 
 def test_networks_that_the_runtime_refuses(net):

@@ -135,6 +135,6 @@ def test_shapes_that_depend_on_the_data_are_refused(net):
 
 
 def test_shapes_that_contradict_each_other_are_refused():
-    kernel = Kernel.parse("Gemm@13 1x7 w:10x8 w:10 -> _ transB=1")
+    kernel = Kernel.parse("Concat@13 1x3x8x8 1x3x9x8 -> _ axis=1")
     with pytest.raises(LatencyError, match="do not fit together"):
         infer_outputs(kernel, (True,))

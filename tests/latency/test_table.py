@@ -11,7 +11,7 @@ import pytest
 import latency
 from latency.deployment import Deployment
 from latency.kernels import Kernel
-from latency.runtimes import OrtCpu
+from latency.ortcpu import OrtCpu
 from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, cache_path
 from latency.tablefile import Check, read, write
 from latency.timing import Protocol
@@ -344,7 +344,7 @@ import sys
 from pathlib import Path
 from latency.deployment import Deployment
 from latency.kernels import Kernel
-from latency.runtimes import OrtCpu
+from latency.ortcpu import OrtCpu
 from latency.table import LatencyTable
 from latency.timing import Protocol
 

@@ -91,6 +91,16 @@ def test_batch_norm_uses_its_statistics_and_the_mode_comes_back():
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
+def test_bf16_rounds_but_agrees():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    exact, rounded = predict_logits(net, images), predict_logits(net, images, precision="bf16")
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
+
+
 def test_given_weights_replace_the_modules_for_once():
     net = Recite()
     split = recited([0, 1, 2], [1, 2, 0])

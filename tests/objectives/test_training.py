@@ -605,7 +605,9 @@ def test_measuring_does_not_change_what_is_learned(digits, monkeypatch):
     monkeypatch.setattr(objectives.training, "_precisions", {})
     split = part(digits[0], 64)
     nets = [nn.Sequential(nn.Dropout2d(0.2), small_net()) for _ in range(2)]
+    callers = torch.get_rng_state()
     measured = train(nets[0], split, Recipe(epochs=1))
+    assert torch.equal(torch.get_rng_state(), callers)
     train(nets[1], split, Recipe(epochs=1, precision=measured.precision))
     assert same(weights(nets[0]), weights(nets[1]))
 

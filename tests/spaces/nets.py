@@ -28,6 +28,12 @@ ACTS = st.sampled_from(["relu", "relu", None, "hardswish", "silu"])
 WIDTHS = st.integers(1, 6)
 
 
+def net(**nodes):
+    """Nodes as ``name=(op, *inputs)`` behind an image ``x``, then a head that reads the last."""
+    found = [Node("x", Input(3, 8, 8)), *(Node(name, op, tuple(inputs)) for name, (op, *inputs) in nodes.items())]
+    return Arch((*found, Node("pool", GlobalPool(), (found[-1].name,)), Node("scores", Linear(10), ("pool",))))
+
+
 class Draft:
     """A network in the making."""
 

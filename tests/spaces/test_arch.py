@@ -26,15 +26,9 @@ from spaces.ops import (
     Pool,
     op_from_json,
 )
-from tests.spaces.nets import archs, shuffled
+from tests.spaces.nets import archs, net, shuffled
 
 CONV = Conv(channels=4)
-
-
-def net(**nodes):
-    """Nodes as ``name=(op, *inputs)`` behind an image ``x``, then a head that reads the last."""
-    found = [Node("x", Input(3, 8, 8)), *(Node(name, op, tuple(inputs)) for name, (op, *inputs) in nodes.items())]
-    return Arch((*found, Node("pool", GlobalPool(), (found[-1].name,)), Node("scores", Linear(10), ("pool",))))
 
 
 # Ops ------------------------------------------------------------------------------------------------------------------

@@ -3,17 +3,11 @@
 import pytest
 from hypothesis import given, settings
 
-from spaces.arch import Arch, Node, chain
+from spaces.arch import chain
 from spaces.channels import axes, segment_at
 from spaces.errors import ArchError
 from spaces.ops import Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Normalise, Pool, Role
-from tests.spaces.nets import archs
-
-
-def net(**nodes):
-    """Nodes as ``name=(op, *inputs)`` behind an image ``x``, then a head that reads the last."""
-    found = [Node("x", Input(3, 8, 8)), *(Node(name, op, tuple(inputs)) for name, (op, *inputs) in nodes.items())]
-    return Arch((*found, Node("pool", GlobalPool(), (found[-1].name,)), Node("scores", Linear(10), ("pool",))))
+from tests.spaces.nets import archs, net
 
 
 def conv(channels):

@@ -32,7 +32,7 @@ from spaces.morphisms import (
     move_from_json,
     replay,
 )
-from spaces.network import Network
+from spaces.network import Network, activate
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Norm, Pool
 from spaces.plain import PlainSpace
 from spaces.rewrite import remap
@@ -373,6 +373,26 @@ def test_prune_starts_nearer_by_importance_than_by_random_channels():
             errors.append(error(scores(child.arch, child.transfer(state).value, images), expected))
     assert len(near) >= 20
     assert median(near) < 0.8 * median(random)
+
+
+@given(data=st.data())
+def test_a_skip_without_parameters_adds_the_earlier_map(data):
+    arch = data.draw(archs()).canonical()
+    move = drawn_move(data, arch, SkipIdentity)
+    child = move.apply(arch)
+    state, images = trained(arch), pictures(arch)
+    (joined,) = child.new
+    (found,) = Network(child.arch, child.transfer(state).value).eval().features(images, [joined])
+    later, earlier = Network(arch, state.value).eval().features(images, [move.node, move.source])
+    assert torch.allclose(found, activate(child.arch[joined].op.act, later + earlier), rtol=1e-9, atol=1e-12)
+
+
+def test_a_skip_without_parameters_keeps_a_relu_where_there_was_one():
+    arch = chain(
+        Input(3, 8, 8), Conv(channels=4), Conv(channels=4), Conv(channels=4, act="silu"), GlobalPool(), Linear(4)
+    )
+    assert Add("relu") in ops_of(SkipIdentity("n2", "n1").apply(arch))
+    assert Add(None) in ops_of(SkipIdentity("n3", "n1").apply(arch))
 
 
 def test_shrink_kernel_keeps_the_middle_at_every_stride():

@@ -6,21 +6,15 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spaces.arch import Arch, Node, chain
+from spaces.arch import Node, chain
 from spaces.channels import axes, segment_at
 from spaces.errors import ArchError
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Pool
 from spaces.rewrite import Choice, canonical, drop, free_names, identity, readers, remap, splice, swap
 from spaces.state import State
-from tests.spaces.nets import archs, error, pictures, scores, shuffled, trained
+from tests.spaces.nets import archs, error, net, pictures, scores, shuffled, trained
 
 CONV = Conv(channels=4)
-
-
-def net(**nodes):
-    """Nodes as ``name=(op, *inputs)`` behind an image ``x``, then a head that reads the last."""
-    found = [Node("x", Input(3, 8, 8)), *(Node(name, op, tuple(inputs)) for name, (op, *inputs) in nodes.items())]
-    return Arch((*found, Node("pool", GlobalPool(), (found[-1].name,)), Node("scores", Linear(10), ("pool",))))
 
 
 def assert_keeps_the_function(arch, rewrite, state=None, modes=("eval", "train")):
@@ -146,7 +140,7 @@ def test_a_source_that_cannot_be_is_refused(node, source, why):
 def test_what_follows_on_a_new_concat_reads_it_with_zeros():
     arch = net(
         a=(CONV, "x"), b=(Conv(channels=2), "x"), c=(Conv(channels=3), "x"),
-        d=(Concat(), "a", "b"), e=(DepthwiseConv(), "d"), f=(Concat(), "c", "e", "c"), g=(Conv(channels=5, kernel=1), "f"),
+        d=(Concat(), "a", "b"), e=(DepthwiseConv(), "d"), f=(Concat(), "c", "e", "c"), g=(Conv(1, channels=5), "f"),
     )  # fmt: skip
     child = splice(arch, [Node("new", Concat(), ("a", "c"))], {("d", 0): "new"})
     state = trained(arch)

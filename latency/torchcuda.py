@@ -1,0 +1,91 @@
+"""PyTorch on a GPU, eager."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import onnx
+import torch
+
+from latency.deployment import Deployment, gpu, processor
+from latency.eager import EagerNetwork, torch_function
+from latency.kernels import Kernel, Operand
+from latency.shapes import fix_batch, trace
+from latency.timing import Stopwatch, clock
+
+
+class TorchCuda:
+    """PyTorch on a GPU, eager: one kernel per operator of the network as it was exported, in device time.
+
+    Device time is the time between two CUDA events, read after the second one has passed; a kernel that is shorter
+    than its launch therefore counts as long as the launch.
+
+    Args:
+        deployment: Where it runs.
+        torch_device: PyTorch's name of the device; with ``"cpu"`` the same code runs on the processor, by its clock.
+    """
+
+    def __init__(self, deployment: Deployment, torch_device: str = "cuda") -> None:
+        self.deployment = deployment
+        self.version = f"torch {torch.__version__}"
+        self._device = torch.device(torch_device)
+
+    @cached_property
+    def here(self) -> bool:
+        """Whether the deployment's device is the one that this process sees."""
+        if self._device.type == "cpu":
+            return self.deployment.device == processor()
+        return torch.cuda.is_available() and self.deployment.device == gpu()
+
+    def lower(self, model: onnx.ModelProto) -> list[Kernel]:
+        """The network's operators in order: eager PyTorch fuses none.
+
+        Raises:
+            LatencyError: If an operator's shapes cannot be known.
+        """
+        return trace(fix_batch(model, self.deployment.batch)).kernels
+
+    def kernel(self, kernel: Kernel, copies: int) -> Stopwatch:
+        """Prepare to time so many runs of an operator in a row on the same tensors.
+
+        Raises:
+            LatencyError: If the operator has no counterpart here.
+        """
+        function = torch_function(kernel)
+        inputs = [self._tensor(operand) if operand else None for operand in kernel.inputs]
+
+        def work() -> None:
+            for _ in range(copies):
+                function(*inputs)
+
+        return self._clock(work)
+
+    def network(self, model: onnx.ModelProto) -> Stopwatch:
+        """Prepare to time one inference, operator by operator.
+
+        Raises:
+            LatencyError: If an operator has no counterpart here.
+        """
+        network = EagerNetwork(fix_batch(model, self.deployment.batch), self._device)
+        inputs = [self._tensor(operand) for operand in network.program.inputs.values()]
+        return self._clock(lambda: network(*inputs))
+
+    def _tensor(self, operand: Operand) -> torch.Tensor:
+        return torch.from_numpy(operand.array()).to(self._device)
+
+    def _clock(self, work: Callable[[], object]) -> Stopwatch:
+        if self._device.type == "cpu":
+            return clock(torch.inference_mode()(work))
+        cuda: Any = torch.cuda  # its events have no annotations
+        start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+
+        @torch.inference_mode()
+        def seconds() -> float:
+            torch.cuda.synchronize(self._device)
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end)) / 1e3
+
+        return seconds
