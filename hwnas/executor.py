@@ -21,6 +21,9 @@ from spaces.state import State, initial_state
 #: Images that new norms are calibrated on.
 CALIBRATION_IMAGES = 256
 
+#: Part of the peak learning rate for short trainings of inherited weights: more undoes what was learned.
+WARM_LR = 0.4
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -61,7 +64,9 @@ class Executor:
 
     def _outcome(self, trial: Trial) -> Outcome:
         arch, state, teacher = self._start(trial)
-        recipe = replace(self.recipe, epochs=trial.fidelity_to - trial.fidelity_from, seed=trial.seed)
+        warm = 1.0 if trial.init == "scratch" else WARM_LR
+        epochs = trial.fidelity_to - trial.fidelity_from
+        recipe = replace(self.recipe, epochs=epochs, lr=warm * self.recipe.lr, seed=trial.seed)
         return self.finish(trial, arch, state, recipe, teacher, "bf16" if recipe.precision == "bf16" else "fp32")
 
     def finish(

@@ -1,6 +1,5 @@
 """Can the limits be kept at all? Said before anything is trained."""
 
-import heapq
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,8 +9,8 @@ from hwnas.spec import format_quantity
 from spaces.errors import ArchError, LimitError
 from spaces.space import Space
 
-#: So many networks are looked around from without finding a better one before the best is believed to be the best.
-PATIENCE = 12
+#: Steps down from a start; each tries every move.
+MOST_STEPS = 100
 
 
 def starts_within(space: Space[Any], costs: Costs) -> list[Any]:
@@ -27,55 +26,52 @@ def starts_within(space: Space[Any], costs: Costs) -> list[Any]:
 
 
 def _feasible(space: Space[Any], costs: Costs) -> Any:
-    """A network of the space that keeps all limits.
+    """A network of the space that keeps all limits, the first on a way down.
 
     Raises:
         LimitError: None was found; the message gives the smallest values that can be had.
     """
-    best = _least(space, costs, costs.excess, enough=1.0)
+    best = _descend(space, costs, costs.excess, enough=1.0)
     cost = _cost(space, costs, best)
     if costs.allows(cost):
         return best
+    limits = " and ".join(f"{name} <= {format_quantity(name, limit)}" for name, limit in costs.limits.items())
     broken = [name for name, limit in costs.limits.items() if cost[name].high > limit]
-    wanted = " and ".join(f"{name} <= {format_quantity(name, costs.limits[name])}" for name in costs.limits)
-    least = [(name, _smallest(space, costs, name)) for name in broken]
-    had = ", ".join(f"{name} {format_quantity(name, float(f'{value:.4g}'))}" for name, value in least)
+    smallest = ", ".join(f"{name} {_smallest(space, costs, name)}" for name in broken)
+    alone = " (each by itself)" if len(costs.limits) > 1 else ""
     raise LimitError(
-        f"no network of this space was found to keep {wanted}; the smallest that can be had, each by itself: {had}. "
-        "Raise the limits, or allow smaller networks (space: min_width, stages, stem_stride; data: image_size)"
+        f"no network of this space was found to keep {limits}; the smallest found{alone}: {smallest}. "
+        "Raise the limit, or allow smaller networks by space.min_width, space.stem_stride or data.image_size"
     )
 
 
-def _smallest(space: Space[Any], costs: Costs, name: str) -> float:
-    def value(cost: Cost) -> float:
-        return cost[name].high
+def _smallest(space: Space[Any], costs: Costs, name: str) -> str:
+    """The smallest value of an objective that a way down leads to."""
+    best = _cost(space, costs, _descend(space, costs, lambda cost: cost[name].high))
+    return format_quantity(name, float(f"{best[name].high:.4g}"))
 
-    return value(_cost(space, costs, _least(space, costs, value)))
 
+def _descend(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], enough: float = -math.inf) -> Any:
+    """Greedy descent over the space's moves, from the best of its starts, until none lowers the goal.
 
-def _least(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], enough: float = -math.inf) -> Any:
-    """The network with the smallest goal, by best-first search over the space's moves from the best of its starts.
-
-    Of two with the same goal the one that is smaller in all goes first: it leads off a plateau.
+    Of two networks with the same goal the one that is smaller altogether is better: it leads off a plateau.
     """
-    seen: set[str] = set()
-    waiting: list[tuple[float, float, str, Any]] = []
 
-    def look_at(genotypes: list[Any]) -> None:
-        new = {space.decode(genotype): genotype for genotype in genotypes if space.decode(genotype).hash not in seen}
-        for (arch, genotype), cost in zip(new.items(), costs.of(list(new)), strict=True):
-            size = sum(math.log(max(estimate.high, 1e-9)) for estimate in cost.values())
-            heapq.heappush(waiting, (goal(cost), size, arch.hash, genotype))
-            seen.add(arch.hash)
+    def rank(cost: Cost) -> tuple[float, float]:
+        return goal(cost), math.prod(estimate.high for estimate in cost.values())
 
-    look_at(space.starts())
-    best, idle = waiting[0], 0
-    while waiting and best[0] > enough and idle < PATIENCE:
-        nearest = heapq.heappop(waiting)
-        idle = 0 if nearest < best else idle + 1
-        best = min(best, nearest)
-        look_at(list(_neighbours(space, nearest[-1])))
-    return min([best, *waiting[:1]])[-1]
+    best, around = (math.inf, math.inf), space.starts()
+    genotype = around[0]
+    for _ in range(MOST_STEPS):
+        ranks = [rank(cost) for cost in costs.of([space.decode(child) for child in around])]
+        if not ranks or min(ranks) >= best:
+            break
+        best = min(ranks)
+        genotype = around[ranks.index(best)]
+        if best[0] <= enough:
+            break
+        around = list(_neighbours(space, genotype))
+    return genotype
 
 
 def _neighbours(space: Space[Any], genotype: Any) -> Iterator[Any]:

@@ -516,8 +516,24 @@ class RemoveSkip(Morphism):
 
     def rewrite(self, arch: Arch) -> Rewrite:
         """`drop` of the edge; an activation left alone goes back into the convolution before it."""
+        inputs = arch[self.node].inputs
         dropped = drop(arch, self.node, self.position)
+        if isinstance(arch[self.node].op, Add) and len(inputs) == 2:
+            dropped = dropped.then(lambda child: _revive(child, inputs[1 - self.position]))
         return dropped.then(lambda child: _fold_act(child, self.node))
+
+
+def _revive(arch: Arch, name: str) -> Rewrite:
+    """A branch that still starts at zero gets gamma 1: on its own it would let no gradient through, for ever."""
+    op = _filter(arch[name].op)
+    if op is None or not op.norm:
+        return identity(arch)
+
+    def alive(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        gamma = tensors["gamma"]
+        return tensors if gamma.any() else {**tensors, "gamma": torch.ones_like(gamma)}
+
+    return swap(arch, name, op, alive)
 
 
 def _fold_act(arch: Arch, name: str) -> Rewrite:
