@@ -3,8 +3,9 @@
 1. Seconds to propose children from a dozen parents, and to score them on parameters, MACs and peak memory.
 2. Milliseconds to write a network to ONNX.
 3. For approximate moves on networks trained on scikit-learn's digits: how far the child's logits are from its parent's,
-   |child - parent| / |parent| over all test images, and the test accuracy before and after, without any training.
-   Factors and channels taken at random show what the rank-1 factorisation and the importance are worth.
+   |child - parent| / |parent| over all test images, and the test accuracy before and after, without any training; with
+   the parent's batch-norm statistics ("eval"), and with those of the test images themselves ("batch"), as the first
+   training step sees them. Factors and channels taken at random show what rank 1 and importance are worth.
 
     python benchmarks/morphisms.py
 """
@@ -82,9 +83,9 @@ def proposals(parents: list[Arch], count: int, seed: int) -> None:
     parents = [Arch(parent.nodes) for parent in parents]
     axes.cache_clear()
     rng = np.random.default_rng(seed)
-    sizes = [len(parent.nodes) for parent in parents]
+    sizes = sorted(len(parent.nodes) for parent in parents)
     print(
-        f"{count} children of {len(parents)} parents with {min(sizes)} to {max(sizes)} nodes (median {median(sizes):.0f})\n"
+        f"{count} children of {len(parents)} parents of {sizes[0]} to {sizes[-1]} nodes (median {median(sizes):.0f})\n"
     )
 
     children: list[Arch] = []
@@ -137,23 +138,24 @@ def nearness(count: int, epochs: int, seed: int) -> None:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     train, test = order[:1200], order[1200:]
 
-    distances, before, after = defaultdict(list), defaultdict(list), defaultdict(list)
+    found = defaultdict(list)
     for number, (arch, state) in enumerate(trained(count, epochs, seed, images[train], labels[train])):
-        expected = logits(arch, state.value, images[test])
-        accuracy = correct(expected, labels[test])
+        parent = {mode: logits(arch, state.value, images[test], mode) for mode in ("eval", "batch")}
         for name, child, moved in starts(arch, state, np.random.default_rng([seed, number])):
-            found = logits(child, moved, images[test])
-            distances[name].append(((found - expected).norm() / expected.norm()).item())
-            before[name].append(accuracy)
-            after[name].append(correct(found, labels[test]))
+            measured = [correct(parent["eval"], labels[test])]
+            for mode, expected in parent.items():
+                scores = logits(child, moved, images[test], mode)
+                distance = (scores - expected).norm() / expected.norm()
+                measured += [distance.item(), correct(scores, labels[test])]
+            found[name].append(measured)
     print(f"{count} networks trained {epochs} epochs on 1,200 digits, judged on the other {len(test)}\n")
-    table(
-        ("move", "moves", "median distance", "accuracy before", "after"),
-        [
-            (name, len(found), f"{median(found):.3f}", f"{mean(before[name]):.3f}", f"{mean(after[name]):.3f}")
-            for name, found in distances.items()
-        ],
-    )
+    rows = []
+    for name, measured in found.items():
+        before, far, after, far_batch, after_batch = zip(*measured, strict=True)
+        accuracies = (mean(before), mean(after), mean(after_batch))
+        distances = (median(far), median(far_batch))
+        rows.append((name, len(measured), *(f"{value:.3f}" for value in (*distances, *accuracies))))
+    table(("move", "n", "distance eval", "batch", "accuracy before", "after, eval", "batch"), rows)
 
 
 def trained(count: int, epochs: int, seed: int, images: Tensor, labels: Tensor) -> Iterator[tuple[Arch, State]]:
@@ -202,13 +204,14 @@ def moves(arch: Arch, kind: type[M], rng: np.random.Generator) -> list[M]:
 
 
 def applied(child: Rewrite, state: State) -> tuple[Arch, Tensors]:
+    """The child and its tensors."""
     return child.arch, child.transfer(state).value
 
 
 @torch.no_grad()
-def logits(arch: Arch, tensors: Tensors, images: Tensor) -> Tensor:
-    """Class scores in evaluation mode."""
-    return Network(arch, tensors).eval()(images)
+def logits(arch: Arch, tensors: Tensors, images: Tensor, mode: str) -> Tensor:
+    """Class scores by the statistics of training, or by those of the batch."""
+    return Network(arch, tensors).train(mode == "batch")(images)
 
 
 def correct(scores: Tensor, labels: Tensor) -> float:

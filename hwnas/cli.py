@@ -22,8 +22,9 @@ from typer.core import TyperGroup
 
 from hwnas import manifest as manifests
 from hwnas import progress, report
+from hwnas.quantities import parse_quantity
 from hwnas.selection import Percentile, select
-from hwnas.spec import Spec, parse_budget, parse_quantity
+from hwnas.spec import Spec, parse_budget
 from spaces.errors import HwnasError, SpecError, StoreError
 
 if TYPE_CHECKING:

@@ -33,18 +33,18 @@ def rarity(population: Points, candidates: Points, *, paper: bool = False) -> Po
         (m,) probabilities that add up to 1; uniform where the population has fewer than five points.
     """
     uniform: Points = np.full(len(candidates), 1 / max(1, len(candidates)))
+    if len(population) < FEWEST or len(candidates) == 0:
+        return uniform
     known, asked = (points if paper else np.log(np.maximum(points, 1e-9)) for points in (population, candidates))
     centre, spread = known.mean(0), known.std(0)
     varies = spread > 1e-9 * np.maximum(1, np.abs(centre))
-    if len(population) < FEWEST or not varies.any() or len(candidates) == 0:
+    if not varies.any():
         return uniform
     known = (known[:, varies] - centre[varies]) / spread[varies]
     asked = (asked[:, varies] - centre[varies]) / spread[varies]
     variances, directions = np.linalg.eigh(np.cov(known.T).reshape(known.shape[1], -1))
     directions = directions[:, variances > LEAST_VARIANCE * variances.sum()]
-    known, asked = known @ directions, asked @ directions
-    if len(known) <= known.shape[1]:
-        return uniform
+    known, asked = known @ directions, asked @ directions  # fewer directions than points, so the estimate exists
     estimate = gaussian_kde(known.T)
     if paper:
         logs = estimate.logpdf(asked.T)

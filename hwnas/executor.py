@@ -1,5 +1,6 @@
 """`Executor`: runs a trial in this process: inherit, calibrate, train, evaluate."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Metric, evaluate
 from objectives.data import Data
-from objectives.training import Precision, Recipe, train
+from objectives.training import Precision, Recipe, out_of_memory_is_an_error, train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.morphisms import move_from_json
@@ -57,10 +58,14 @@ class Executor:
     def run(self, trials: Sequence[Trial]) -> Iterator[Outcome]:
         """Outcomes one by one; a candidate that diverges or runs out of memory fails, and costs only itself."""
         for trial in trials:
+            began = time.monotonic()
             try:
-                yield self._outcome(trial)
+                with out_of_memory_is_an_error():
+                    outcome = self._outcome(trial)
             except TrainingError as error:
-                yield Outcome(trial, Result({}, 0.0, status="failed", reason=str(error)), None)
+                seconds = time.monotonic() - began
+                outcome = Outcome(trial, Result({}, seconds, status="failed", reason=str(error)), None)
+            yield outcome
 
     def _outcome(self, trial: Trial) -> Outcome:
         arch, state, teacher = self._start(trial)
@@ -83,6 +88,7 @@ class Executor:
         Raises:
             TrainingError: The network diverged or ran out of memory.
         """
+        began = time.monotonic()
         network = Network(arch, state.value).to(self.device)
         run = train(
             network,
@@ -102,7 +108,7 @@ class Executor:
             "seconds_per_epoch": run.seconds / max(run.epochs, 1e-9),
             "loss": run.loss,
         }
-        return Outcome(trial, Result({"error": 1 - found.value}, run.seconds, info=info), trained)
+        return Outcome(trial, Result({"error": 1 - found.value}, time.monotonic() - began, info=info), trained)
 
     def _start(self, trial: Trial) -> tuple[Arch, State, torch.nn.Module | None]:
         """Architecture, first weights, and a teacher where a move was approximate."""
@@ -132,7 +138,7 @@ class Executor:
         """New norms set from training images, so that the child computes in training mode what the parent did."""
         images = self.data.train.images
         chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_IMAGES]
-        batch = images[torch.from_numpy(np.sort(chosen))].float() / 255
+        batch = images[torch.from_numpy(np.sort(chosen))].cpu().float() / 255
         value = calibrate(arch, state.value, nodes, batch)
         ema = calibrate(arch, state.ema, nodes, batch) if state.ema else {}
         return State(value, ema, state.momentum)

@@ -95,11 +95,11 @@ class Lemonade(Strategy):
         if not front.entries:  # all that were trained have failed, or none has a result yet
             return self.sampled(count, self.initial_epochs, rng)
         again = self._revisited(front, int(rng.binomial(count, self.revisit)))
+        drafts = self._drafts(front, max(1, count - len(again)), rng)
+        if not drafts:  # the space is exhausted; to go on with what is known would hide that
+            return []
         trials = [self._continued(i, entry, rng) for i, entry in enumerate(again)]
-        if len(trials) == count:
-            return trials
-        children = self._children(front, count - len(trials), len(trials), rng)
-        return trials + children if children else []  # a space without new networks is exhausted
+        return trials + self._accepted(front, drafts, count - len(again), len(again), rng)
 
     def _first(self, count: int, rng: np.random.Generator) -> list[Trial]:
         seen = self.seen
@@ -139,23 +139,30 @@ class Lemonade(Strategy):
         (cost,) = self.costs_of([genotype])
         return self.trial(offset, genotype, cost, self.epochs, rng, parent=entry.trial, init="checkpoint")
 
-    def _children(self, front: Archive, count: int, offset: int, rng: np.random.Generator) -> list[Trial]:
+    def _drafts(self, front: Archive, count: int, rng: np.random.Generator) -> list[Draft]:
+        """New networks within the limits, one at least for each that is to be trained, unless they cannot be found."""
         population = front.matrix(self._cheap)
         chances = rarity(population, population, paper=self.paper_density)
         drafts: list[Draft] = []
         seen = self.seen
         for _ in range(MOST_ROUNDS):
             parents = rng.choice(len(front), size=self.proposals * count, p=chances)
-            drafts += self._drafts([front.entries[i] for i in parents], seen, rng)
+            drafts += self._children([front.entries[i] for i in parents], seen, rng)
             if len(drafts) >= count:
                 break
-        values = np.array([[draft.cost[name].value for name in self._cheap] for draft in drafts])
-        accept = rarity(population, values, paper=self.paper_density)
-        chosen = rng.choice(len(drafts), size=min(count, len(drafts)), replace=False, p=accept) if drafts else []
-        self.notes.append(
-            f"parents: {len(front)}, effectively {effective_size(chances):.1f}; "
-            f"children: {len(drafts)} new and within limits, {len(chosen)} accepted"
+        self.note = (
+            f"{len(front)} parents, effectively {effective_size(chances):.1f}; "
+            f"{len(drafts)} children that are new and within limits"
         )
+        return drafts
+
+    def _accepted(
+        self, front: Archive, drafts: Sequence[Draft], count: int, offset: int, rng: np.random.Generator
+    ) -> list[Trial]:
+        """As many as are to be trained, drawn where the cheap objectives are rare."""
+        values = np.array([[draft.cost[name].value for name in self._cheap] for draft in drafts])
+        chances = rarity(front.matrix(self._cheap), values, paper=self.paper_density)
+        chosen = rng.choice(len(drafts), min(count, len(drafts)), replace=False, p=chances).tolist()
         return [
             self.trial(
                 place,
@@ -170,7 +177,7 @@ class Lemonade(Strategy):
             for place, i in enumerate(chosen, start=offset)
         ]
 
-    def _drafts(self, parents: Sequence[Entry], seen: set[str], rng: np.random.Generator) -> list[Draft]:
+    def _children(self, parents: Sequence[Entry], seen: set[str], rng: np.random.Generator) -> list[Draft]:
         """A child of each parent, but for those that are known, or beyond a limit; all are then known."""
         new: list[tuple[Entry, Sequence[Morphism], Any]] = []
         for parent in parents:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hwnas.costs import Cost, Costs
-from hwnas.spec import format_quantity
+from hwnas.quantities import format_quantity
 from spaces.errors import ArchError, LimitError
 from spaces.space import Space
 
@@ -26,7 +26,7 @@ def starts_within(space: Space[Any], costs: Costs) -> list[Any]:
 
 
 def _feasible(space: Space[Any], costs: Costs) -> Any:
-    """A network of the space that keeps all limits, the first on a way down.
+    """A network of the space that keeps all limits, near to them: the first on a way down.
 
     Raises:
         LimitError: None was found; the message gives the smallest values that can be had.
@@ -54,7 +54,8 @@ def _smallest(space: Space[Any], costs: Costs, name: str) -> str:
 def _descend(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], enough: float = -math.inf) -> Any:
     """Greedy descent over the space's moves, from the best of its starts, until none lowers the goal.
 
-    Of two networks with the same goal the one that is smaller altogether is better: it leads off a plateau.
+    1. Of two networks with the same goal the one that is smaller altogether is better: it leads off a plateau.
+    2. Of those that are small enough the largest is taken, and the descent ends.
     """
 
     def rank(cost: Cost) -> tuple[float, float]:
@@ -66,7 +67,7 @@ def _descend(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], eno
         ranks = [rank(cost) for cost in costs.of([space.decode(child) for child in around])]
         if not ranks or min(ranks) >= best:
             break
-        best = min(ranks)
+        best = max((rank for rank in ranks if rank[0] <= enough), default=min(ranks))
         genotype = around[ranks.index(best)]
         if best[0] <= enough:
             break

@@ -13,8 +13,8 @@ from rich.text import Text
 from hwnas import manifest as manifests
 from hwnas.manifest import Manifest, Model, Network
 from hwnas.plot import Point, draw
+from hwnas.quantities import format_quantity
 from hwnas.selection import Choice, Selection
-from hwnas.spec import format_quantity
 from spaces.errors import SpecError, StoreError
 
 if TYPE_CHECKING:

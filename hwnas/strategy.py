@@ -34,7 +34,7 @@ class Strategy(ABC):
         self.costs = costs
         self.objectives = tuple(objectives)
         self.seed = seed
-        self.notes: list[str] = []
+        self.note = ""  # what the last `ask` has to say about how it chose
         self._records: dict[int, tuple[Trial, Result | None]] = {}
         self._archive: Archive | None = None  # made when asked for; a result makes it stale
 

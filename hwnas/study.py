@@ -1,6 +1,7 @@
 """`Study`: one search from images and a device to a front, in a run folder that survives being killed."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from latency import Deployment, LatencyTable, make_runtime
 from objectives import cost
 from objectives.base import Objective
 from objectives.data import Data, Split, load_data
+from objectives.datasets import dataset_name
+from objectives.training import Recipe
 from spaces.errors import StoreError
 from spaces.plain import PlainSpace
 from spaces.state import State
@@ -51,11 +54,14 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
     out, progress = Path(out), progress or Quiet()
     if Store.exists(out):
         raise StoreError(f"{out} holds a study already. Go on with 'hwnas resume {out}' or name another folder.")
+    began = time.monotonic()
+    if dataset_name(spec.data.source) is None:  # a folder, which a resume elsewhere has to find again
+        spec = spec.resolve({"data.source": str(Path(spec.data.source).expanduser().resolve())})
     with progress:
         data = load(spec)
         with Store.create(out, spec.to_json()) as store:
             write_atomically(store.path / SPEC_FILE, spec.dump())
-            Study(spec, data, store, progress).run()
+            Study(spec, data, store, progress, seconds_before=time.monotonic() - began).run()
     return out
 
 
@@ -74,13 +80,15 @@ def resume(out: str | Path, progress: Progress | None = None, budget: float | No
         HwnasError: As for :func:`search`, or the data is not what the study began with.
     """
     out, progress = Path(out), progress or Quiet()
+    began = time.monotonic()
     with progress, Store.open(out, write=True) as store:
         spec = Spec.from_json(store.get("spec"))
         if budget is not None:
-            spec = spec.resolve({"budget.time": budget})
+            spec = spec.resolve({"budget": {"time": budget}})
             store.put("spec", spec.to_json())
             write_atomically(store.path / SPEC_FILE, spec.dump())
-        Study(spec, load(spec), store, progress).run()
+        data = load(spec)
+        Study(spec, data, store, progress, seconds_before=time.monotonic() - began).run()
     return out
 
 
@@ -119,45 +127,47 @@ class Study:
         table: Its kernels.
         objectives: Names of what is minimised.
         box: Where hypervolume is measured.
+        plan: How networks train here, and how long.
         strategy: Asks and is told.
         executor: Runs trials.
         budget: Time or trainings.
         progress: Is told how it goes.
+
+    Args:
+        spec: As resolved.
+        data: Its images.
+        store: The run folder, open for writing.
+        progress: Is told how it goes.
+        seconds_before: What this process has used of the budget already, to read the images.
+
+    Raises:
+        LimitError: No network of the space keeps the limits.
+        StoreError: The run folder began with other images, or on another device.
     """
 
-    def __init__(self, spec: Spec, data: Data, store: Store, progress: Progress) -> None:
+    def __init__(
+        self, spec: Spec, data: Data, store: Store, progress: Progress, *, seconds_before: float = 0.0
+    ) -> None:
         self.spec, self.data, self.store, self.progress = spec, data, store, progress
-        self._same_data()
-        self.budget = Budget(
-            spec.budget.time, spec.budget.trainings, spec.final.share, used=store.get("seconds used", 0.0)
-        )
+        used = store.get("seconds used", 0.0) + seconds_before
+        self.budget = Budget(spec.budget.time, spec.budget.trainings, spec.final.share, used)
+        self._unchanged("images", data.fingerprint)
         progress.start(self._title())
         for warning in data.report.warnings:
             progress.note(warning)
         self.space = PlainSpace(data.shape, len(data.classes), **arguments(spec.space, "kind"))
         self.deployment = Deployment.here(**arguments(spec.deployment))
-        self.table = LatencyTable.open(make_runtime(self.deployment))
+        runtime = make_runtime(self.deployment)
+        self._unchanged("device", f"{self.deployment} with {runtime.version}")
+        self.table = LatencyTable.open(runtime)
         self.objectives = tuple(spec.objectives)
         costs = Costs(self._cheap(), spec.limits, self.table.snapshot)
-        first = [self.space.decode(genotype) for genotype in starts_within(self.space, costs)]
-        self.box = Box.around(costs.of(first), self.objectives, spec.limits, 1 - 1 / len(data.classes))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         recipe = spec.recipe(plan.DEFAULT_EPOCHS, spec.seed)
-        kept = store.get("plan")
-        if kept is None:
-            measured = plan.measure(
-                first,
-                data,
-                recipe,
-                device,
-                seconds=self.budget.search_seconds,
-                threads=spec.threads,
-                epochs=spec.search.epochs,
-                initial_epochs=spec.search.initial_epochs,
-            )
-            kept = measured.to_json()
-            store.put("plan", kept)
-        self.plan = plan.Plan(**kept)
+        if store.get("box") is None:
+            self._prepare(costs, recipe, device)
+        self.box = Box.from_json(store.get("box"))
+        self.plan = plan.Plan(**store.get("plan"))
         torch.set_num_threads(self.plan.threads)
         self.strategy = self._strategy(costs)
         self.strategy.restore(store.trials())
@@ -177,23 +187,29 @@ class Study:
         shutil.copyfile(self.table.path, self.store.path / TABLE_FILE)
 
     def search(self) -> None:
-        """Ask, train, tell, until the budget of the search is used up or the space exhausted."""
-        self.store.sweep(self._wanted())
-        self._evaluate([trial for trial, result in self.strategy.records if result is None])
-        while not self._over():
-            trials = self.strategy.ask(self._room())
+        """Ask, train, tell, until the budget of the search is used up or the space exhausted.
+
+        However small the budget, one network is trained, if any of the first generation can be.
+        """
+        waiting = [trial for trial, result in self.strategy.records if result is None]
+        while not self.budget.search_is_over(self.trainings) or not self.trainings:
+            self.store.sweep(self._wanted())
+            trials = waiting or self.strategy.ask(self._room())
             if not trials:
                 self.progress.note("the space holds no further network within its bounds and limits")
                 break
-            self.store.add_trials(trials)
+            if not waiting:
+                self.store.add_trials(trials)
+                self.store.put(f"generation {trials[0].generation}", self.strategy.note)
             self._evaluate(trials)
-            self.store.sweep(self._wanted())
+            waiting = []
+        self.store.sweep(self._wanted())
 
     def _evaluate(self, trials: Sequence[Trial]) -> None:
         for outcome in self.executor.run(trials):
             self._keep(outcome)
             self.update("search", self.trainings, self.spec.budget.trainings or 0)
-            if self._out_of_time():
+            if self.budget.search_is_over(self.trainings) and self.strategy.archive.entries:
                 break
 
     def _keep(self, outcome: Outcome) -> None:
@@ -201,6 +217,10 @@ class Study:
         result = replace(outcome.result, info={**outcome.result.info, "elapsed": self.budget.elapsed})
         told = self.store.tell(outcome.trial.id, result, state)
         self.strategy.tell(outcome.trial.id, told)
+        self.note_time()
+
+    def note_time(self) -> None:
+        """Keep what is used of the budget, for a resume to go on from."""
         self.store.put("seconds used", self.budget.elapsed)
 
     @property
@@ -208,18 +228,12 @@ class Study:
         """Trials with a result, failed ones included."""
         return sum(result is not None for _, result in self.strategy.records)
 
-    def _out_of_time(self) -> bool:
-        return self.budget.search_is_over(0)
-
-    def _over(self) -> bool:
-        return self.budget.search_is_over(self.trainings)
-
     def _room(self) -> int:
         most = self.spec.search.children
         return most if self.spec.budget.trainings is None else min(most, self.spec.budget.trainings - self.trainings)
 
     def _wanted(self) -> set[str]:
-        """Weights of every network in the archive's front and of the parents of running trials."""
+        """Weights of the whole archive: what is dominated today may be of the front when a better one disappoints."""
         archive = self.strategy.archive
         return {entry.result.weights for entry in archive.entries if entry.result.weights is not None}
 
@@ -259,15 +273,33 @@ class Study:
 
     # Made once ------------------------------------------------------------------------------------------------------
 
-    def _same_data(self) -> None:
-        known = self.store.get("data")
-        if known is None:
-            self.store.put("data", self.data.fingerprint)
-        elif known != self.data.fingerprint:
+    def _unchanged(self, what: str, now: str) -> None:
+        """Refuse to go on with other images, or where latencies would come from two devices."""
+        before = self.store.get(what)
+        if before is None:
+            self.store.put(what, now)
+        elif before != now:
             raise StoreError(
-                f"the images of {self.spec.data.source} are not those that {self.store.path} began with; "
-                "restore them, or start a new search"
+                f"{self.store.path} began with another {what}: {before}, now {now}. "
+                "Go on where it is as it was, or start a new search"
             )
+
+    def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
+        """What is settled before the first training, once for the whole study."""
+        first = [self.space.decode(genotype) for genotype in starts_within(self.space, costs)]
+        measured = plan.measure(
+            first,
+            self.data,
+            recipe,
+            device,
+            seconds=self.budget.search_seconds,
+            threads=self.spec.threads,
+            epochs=self.spec.search.epochs,
+            initial_epochs=self.spec.search.initial_epochs,
+        )
+        self.store.put("plan", measured.to_json())
+        chance = 1 - 1 / len(self.data.classes)
+        self.store.put("box", Box.around(costs.of(first), self.objectives, self.spec.limits, chance).to_json())
 
     def _title(self) -> list[str]:
         data = self.data

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from spaces.errors import ArchError
@@ -272,8 +273,12 @@ class _Graph:
 
 
 def _rank(keys: list[Any]) -> list[int]:
-    ranks = {key: rank for rank, key in enumerate(sorted(set(keys)))}
-    return [ranks[key] for key in keys]
+    """Per key, how many smaller ones there are, equal ones counted once; by comparing, as marks are long to hash."""
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    ranks = [0] * len(keys)
+    for smaller, larger in pairwise(order):
+        ranks[larger] = ranks[smaller] + (keys[smaller] != keys[larger])
+    return ranks
 
 
 def _labelling(arch: Arch, marks: Mapping[str, bytes]) -> list[int]:

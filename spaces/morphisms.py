@@ -509,7 +509,7 @@ class RemoveSkip(Morphism):
         if not 0 <= self.position < len(node.inputs):
             return f"{self.node} has {len(node.inputs)} inputs, there is no input {self.position}"
         if isinstance(node.op, Concat) and _tied_below(arch, self.node):
-            return "an Add ties the channels of this Concat"
+            return "an Add ties the channels of this Concat, or they are the class scores"
         if len(node.inputs) == 2 and not (isinstance(node.op, Add) and node.op.act):
             return _doubled(arch, self.node, node.inputs[1 - self.position])
         return None

@@ -23,7 +23,7 @@ from spaces.state import State, Tensors
 OPSET = 17
 IR_VERSION = 8
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 
 
 def to_onnx(
@@ -69,7 +69,7 @@ def _shorts(arch: Arch, node: Node) -> list[str]:
 
 
 def _bytes(tensors: Tensors, arch: Arch, node: Node) -> bytes:
-    return b"".join(tensors[f"{node.name}.{short}"].numpy().tobytes() for short in _shorts(arch, node))
+    return b"".join(tensors[f"{node.name}.{short}"].detach().numpy().tobytes() for short in _shorts(arch, node))
 
 
 @dataclass
@@ -101,7 +101,7 @@ class _Graph:
 def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
     name, op = node.name, node.op
     inputs = ["image" if source == "n0" else source for source in node.inputs]
-    arrays: dict[str, Array] = {short: tensor.detach().double().numpy() for short, tensor in own.items()}
+    arrays: dict[str, Array] = {short: tensor.detach().numpy() for short, tensor in own.items()}
     act = getattr(op, "act", None)
     before_act = f"{name}/sum" if act else name
     match op:
@@ -110,7 +110,8 @@ def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
             std = graph.constant(f"{name}.std", arrays["std"].reshape(1, -1, 1, 1))
             graph.add("Div", [graph.add("Sub", [*inputs, mean], f"{name}/centred"), std], name)
         case Conv() | DepthwiseConv():
-            weight, bias = _folded(arrays)
+            scale, bias = _affine(arrays) if op.norm else (np.ones(1), arrays["bias"])
+            weight = arrays["weight"] * scale[:, None, None, None]
             constants = [graph.constant(f"{name}.weight", weight), graph.constant(f"{name}.bias", bias)]
             group = weight.shape[0] if isinstance(op, DepthwiseConv) else 1
             graph.add("Conv", inputs + constants, before_act, group=group, **_window(op.kernel, op.stride))
@@ -125,9 +126,10 @@ def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
         case Act():
             graph.activation(act, inputs[0], name)
         case Norm():
-            scale = arrays["gamma"] / np.sqrt(arrays["var"] + EPSILON)
-            factor = graph.constant(f"{name}.scale", scale.reshape(1, -1, 1, 1))
-            shift = graph.constant(f"{name}.shift", (arrays["beta"] - arrays["mean"] * scale).reshape(1, -1, 1, 1))
+            factor, shift = (
+                graph.constant(f"{name}.{short}", values.reshape(1, -1, 1, 1))
+                for short, values in zip(("scale", "shift"), _affine(arrays), strict=True)
+            )
             graph.add("Add", [graph.add("Mul", [*inputs, factor], f"{name}/scaled"), shift], name)
         case Pool(pool="max"):
             graph.add("MaxPool", inputs, name, **_window(op.kernel, op.stride))
@@ -142,12 +144,11 @@ def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
             raise AssertionError(f"no ONNX for {other}")
 
 
-def _folded(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Weight and bias of a convolution with the norm that follows it folded in."""
-    if "gamma" not in arrays:
-        return arrays["weight"], arrays["bias"]
-    scale = arrays["gamma"] / np.sqrt(arrays["var"] + EPSILON)
-    return arrays["weight"] * scale[:, None, None, None], arrays["beta"] - arrays["mean"] * scale
+def _affine(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+    """A norm as scale and shift, in float64: they are rounded once, when written."""
+    gamma, beta, mean, var = (arrays[short].astype(np.float64) for short in ("gamma", "beta", "mean", "var"))
+    scale = gamma / np.sqrt(var + EPSILON)
+    return scale, beta - mean * scale
 
 
 def _window(kernel: int, stride: int) -> dict[str, Any]:

@@ -4,13 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hwnas.pareto import contributions, hypervolume, nondominated, normalise, reference_point, subset
-
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 
 
 def dominates(a, b):
@@ -46,26 +44,23 @@ def points_of(values, objectives=one_to_five, count=few):
     return st.tuples(count, objectives).flatmap(lambda shape: arrays(np.float64, shape, elements=values))
 
 
-@patient
 @given(points_of(coarse) | points_of(fine))
 def test_nondominated_is_its_definition(points):
     assert nondominated(points).tolist() == brute_nondominated(points)
 
 
 @given(points_of(coarse, count=st.integers(60, 120), objectives=st.integers(4, 5)))
-@settings(patient, max_examples=15)
+@settings(max_examples=15)
 def test_nondominated_is_its_definition_beyond_the_sizes_of_the_naive_algorithm(points):
     assert nondominated(points).tolist() == brute_nondominated(points)
 
 
-@patient
 @given(points_of(coarse, objectives=st.integers(1, 4), count=st.integers(0, 7)))
 def test_hypervolume_is_the_dominated_cells(points):
     reference = np.full(points.shape[1], 4.0)
     assert hypervolume(points, reference) == pytest.approx(brute_hypervolume(points, reference))
 
 
-@patient
 @given(points_of(coarse, objectives=st.integers(1, 5), count=st.integers(0, 10)))
 def test_contribution_is_what_is_lost(points):
     reference = np.full(points.shape[1], 4.0)
@@ -88,7 +83,7 @@ def test_points_on_or_beyond_the_reference_add_nothing():
 
 
 @given(points_of(coarse | fine, objectives=st.integers(1, 4)), st.integers(0, 14), st.data())
-@settings(patient, max_examples=200)
+@settings(max_examples=200)
 def test_subset_keeps_its_four_rules(points, k, data):
     rows = range(len(points))
     keep = data.draw(st.lists(st.sampled_from(rows), max_size=k, unique=True)) if len(points) else []
@@ -159,7 +154,6 @@ def test_subset_refuses_impossible_requests():
         subset([[1, 2], [2, 1]], 2, [3, 3], keep=[5])
 
 
-@patient
 @given(points_of(coarse | fine, count=st.integers(1, 12)))
 def test_every_front_point_is_inside_the_reference_point(points):
     front = points[nondominated(points)]

@@ -4,12 +4,11 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwnas.trial import Result, Trial
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 text = st.text(max_size=8)
 number = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -53,13 +52,11 @@ def results(draw):
     )
 
 
-@patient
 @given(trials())
 def test_a_trial_survives_its_json(trial):
     assert Trial.from_json(json.loads(json.dumps(trial.to_json(), allow_nan=False))) == trial
 
 
-@patient
 @given(results())
 def test_a_result_survives_its_json(result):
     assert Result.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result

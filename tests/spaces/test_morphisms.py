@@ -37,7 +37,7 @@ from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input,
 from spaces.plain import PlainSpace
 from spaces.rewrite import remap
 from spaces.state import State, initial_state
-from tests.spaces.nets import archs, error, moves, pictures, scores, trained
+from tests.spaces.nets import archs, error, moves, net, pictures, scores, trained
 
 #: What the design claims: the modes in which a move keeps the function.
 CLAIMS = {
@@ -247,6 +247,22 @@ def test_a_branch_comes_alive_with_the_first_step(kind):
             assert asleep == [], move
 
 
+def test_a_branch_that_is_all_that_is_left_comes_alive():
+    arch = chain(Input(3, 8, 8), Conv(channels=4), GlobalPool(), Linear(10))
+    branched = AddBranch("n1", kernel=5).apply(arch)
+    (total,) = [name for name in branched.new if isinstance(branched.arch[name].op, Add)]
+    original = branched.arch[total].inputs.index(branched.names["n1"])
+    child = branched.then(RemoveSkip(total, original).apply)
+    assert ops_of(child)[1] == Conv(kernel=5, channels=4)
+    network = Network(child.arch, child.transfer(trained(arch)).value).train()
+    assert gradients(network, pictures(arch))["n1.weight"].abs().max() > 1e-6
+    # what has been trained is left as it is
+    trained_branch = trained(branched.arch)
+    kept = RemoveSkip(total, original).apply(branched.arch).transfer(trained_branch)
+    branch = branched.arch[total].inputs[1 - original]
+    assert kept.value["n1.gamma"] is trained_branch.value[f"{branch}.gamma"]
+
+
 def test_a_channel_that_is_read_with_zeros_still_learns_once_its_reader_is_separated():
     arch = chain(Input(3, 8, 8), Conv(channels=4), Conv(channels=4), GlobalPool(), Linear(10))
     widened = Widen("n1", 0, 2).apply(arch)
@@ -439,6 +455,19 @@ def test_an_activation_left_alone_goes_back_into_its_convolution():
     assert RemoveSkip(total.name, 1).apply(child.arch).arch.hash == arch.hash
 
 
+def test_an_activation_left_alone_stays_a_node_where_others_read_before_it():
+    conv = Conv(channels=4, act=None)
+    arch = net(
+        a=(conv, "x"),
+        b=(Conv(channels=4), "a"),
+        c=(Add("silu"), "a", "b"),
+        d=(Conv(channels=4), "a"),
+        e=(Add(), "c", "d"),
+    )
+    child = RemoveSkip("c", 1).apply(arch)
+    assert [op for op in ops_of(child) if op in (conv, Act("silu"))] == [conv, Act("silu")]
+
+
 def residual():
     """n1 - n2 - n3 + n1 -> n4 -> n5 = concat(n4, n1)."""
     return Arch(
@@ -559,6 +588,24 @@ def test_a_head_can_be_removed_from_the_summed_scores():
         assert ops_of(child) == [Input(3, 8, 8), Conv(channels=4), GlobalPool(), Linear(10)]
         kept = arch["f"].inputs[1 - position]
         assert child.names == {"a": "n0", "b": "n1", "c": "n2", kept: "n3"}
+
+
+def test_scores_that_are_strung_together_stay_as_many_as_there_are_classes():
+    arch = Arch(
+        (
+            Node("a", Input(3, 8, 8)),
+            Node("b", Conv(channels=4), ("a",)),
+            Node("c", GlobalPool(), ("b",)),
+            Node("d", Linear(2), ("c",)),
+            Node("e", Linear(3), ("c",)),
+            Node("f", Concat(), ("d", "e")),
+        )
+    )
+    with pytest.raises(MoveRefused, match="an Add ties the channels of this Concat, or they are the class scores"):
+        RemoveSkip("f", 0).apply(arch)
+    assert moves(arch, Widen) == [Widen("b", 0, by, copies, by) for by in (1, 3) for copies in (False, True)] + [
+        Widen("c", 0, by, copies, by) for by in (1, 3) for copies in (False, True)
+    ]
 
 
 @kinds

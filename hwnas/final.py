@@ -1,0 +1,284 @@
+"""Final training: the finalists and, beside them, stock networks, for as long as the time that is left allows.
+
+What an interrupted run has trained already is read back; a budget that was raised since makes a new end.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import nn
+
+from hwnas import plan
+from hwnas.archive import Entry
+from hwnas.references import Reference
+from hwnas.trial import Result, Trial
+from objectives.accuracy import evaluate, predict_logits
+from objectives.data import Split
+from objectives.training import train
+from spaces.arch import Arch
+from spaces.errors import TrainingError
+from spaces.state import State
+
+if TYPE_CHECKING:
+    from hwnas.study import Study
+
+#: Epochs of final training: without a budget in time, and the most that are planned. A user may ask for more.
+DEFAULT_EPOCHS, MOST_EPOCHS = 30.0, 60.0
+
+#: Most of the time for training that goes to references.
+REFERENCE_SHARE = 0.2
+
+#: Seconds kept for the report, for the export and timing of a network of ours, and for those of one that is not.
+REPORT_SECONDS, OWN_SECONDS, FOREIGN_SECONDS = 2.0, 0.2, 4.0
+
+#: To test a network and its file takes about so many times what the network alone does.
+FILE_AND_NETWORK = 2.5
+
+#: Images on which one pass is timed.
+TIMED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network of the front, trained to the end.
+
+    Attributes:
+        trial: Where it comes from.
+        result: Of the final training; of the search, where there was no time for more.
+        arch: The network.
+        state: Its final tensors.
+    """
+
+    trial: Trial
+    result: Result
+    arch: Arch
+    state: State
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A reference, trained.
+
+    Attributes:
+        reference: Which.
+        module: With its weights, on the CPU.
+        val: Validation accuracy.
+        stderr: Its standard error.
+        epochs: Passes over the training data.
+    """
+
+    reference: Reference
+    module: nn.Module
+    val: float
+    stderr: float
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """What the end of a study takes, in seconds, and how that is shared out.
+
+    Attributes:
+        finalists: An epoch of each.
+        checks: The report, and the export, timing and tests of all finalists.
+        references: An epoch of each.
+        reference_checks: Export, timing and test of each.
+        for_references: Kept for both.
+    """
+
+    finalists: tuple[float, ...]
+    checks: float
+    references: tuple[float, ...]
+    reference_checks: tuple[float, ...]
+    for_references: float
+
+    @classmethod
+    def make(
+        cls,
+        left: float,
+        finalists: Sequence[float],
+        checks: float,
+        references: Sequence[float],
+        reference_checks: Sequence[float],
+        earlier: float,
+    ) -> Self:
+        """Share out the time that is left.
+
+        References are to train as long as the finalists over their whole lineage, if that takes no more than
+        `REFERENCE_SHARE`; they get nothing where that would be less than an epoch of one.
+
+        Args:
+            left: Seconds.
+            finalists: Seconds of an epoch of each.
+            checks: Seconds for what comes after their training.
+            references: Seconds of an epoch of each.
+            reference_checks: Seconds for what comes after its training, for each.
+            earlier: Epochs that a finalist has seen in the search.
+        """
+        seconds = max(0.0, left - checks)
+        alike = (seconds - sum(reference_checks) - earlier * sum(references)) / (sum(finalists) + sum(references))
+        wanted = (min(max(alike, 0.0), MOST_EPOCHS) + earlier) * sum(references) + sum(reference_checks)
+        kept = min(wanted, REFERENCE_SHARE * seconds)
+        least = min(map(sum, zip(references, reference_checks, strict=True)), default=0.0)
+        return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept if kept >= least else 0.0)
+
+    def epochs(self, place: int, left: float, least: float) -> float:
+        """Epochs for the finalist at a place, with so many seconds left.
+
+        All from there on get the same. Where that would be less than `least`, the first get that, the others nothing.
+
+        >>> table = Timetable.make(100.0, [2.0, 2.0], 10.0, [], [], earlier=5.0)
+        >>> table.epochs(0, left=100.0, least=1.0), table.epochs(1, left=50.0, least=1.0)
+        (22.5, 20.0)
+        >>> table.epochs(0, left=100.0, least=30.0), table.epochs(1, left=40.0, least=30.0)
+        (30.0, 0.0)
+        """
+        seconds = left - self.checks - self.for_references
+        fair = seconds / sum(self.finalists[place:])
+        if fair >= least:
+            return min(fair, MOST_EPOCHS)
+        return least if seconds >= least * self.finalists[place] else 0.0
+
+    def reference_epochs(self, place: int, left: float) -> float:
+        """Most epochs for the reference at a place, if all from there on get the same time, checks included."""
+        share = (left - self.checks) / (len(self.references) - place)
+        return (share - self.reference_checks[place]) / self.references[place]
+
+
+def train_all(
+    study: "Study", chosen: Sequence[Entry], stock: Sequence[Reference]
+) -> tuple[list[Finalist], list[Trained]]:
+    """Train finalists, then the references that there is time for.
+
+    Args:
+        study: What they belong to.
+        chosen: The finalists to be; the first are trained first.
+        stock: The references.
+    """
+    table = _timetable(study, chosen, stock)
+    finalists = []
+    for place, entry in enumerate(chosen):
+        study.update("final training", place, len(chosen))
+        training = partial(_train, study, entry, _epochs(study, table, place))
+        finalists.append(_finalist(study, entry.trial, _once(study, f"final/{entry.trial.id}", training)))
+    seen = statistics.median(finalist.result.info["epochs"] for finalist in finalists)
+    references = []
+    for place, reference in enumerate(stock):
+        study.update("references", place, len(stock))
+        most = seen if table is None else table.reference_epochs(place, study.budget.left or 0.0)
+        training = partial(_train_reference, study, reference, seen, most)
+        record = _once(study, f"reference/{reference.name}", training)
+        if "reason" in record:
+            study.progress.note(f"reference {reference.name} left out: {record['reason']}")
+        else:
+            references.append(_trained(study, reference, record))
+    return finalists, references
+
+
+def _timetable(study: "Study", chosen: Sequence[Entry], stock: Sequence[Reference]) -> Timetable | None:
+    """Measured on real training steps; None without a budget in time."""
+    if study.budget.left is None:
+        return None
+    recipe, device, data = study.executor.recipe, study.executor.device, study.data
+    archs = [study.space.decode(study.space.from_json(entry.trial.genotype)) for entry in chosen]
+    finalists = [plan.seconds_per_epoch(plan.network(arch, device), data, recipe) for arch in archs]
+    tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data.test) for arch in archs]
+    checks = REPORT_SECONDS + OWN_SECONDS * len(archs) + FILE_AND_NETWORK * sum(tests)
+    references, reference_checks = [], []
+    for reference in stock:
+        module = reference.build(study.spec.seed).to(device)
+        references.append(plan.seconds_per_epoch(module, data, recipe))
+        export = OWN_SECONDS if reference.peak_memory is not None else FOREIGN_SECONDS
+        reference_checks.append(export + _seconds_to_test(module, data.test))
+    earlier = statistics.median(entry.result.info["epochs"] for entry in chosen)
+    return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier)
+
+
+def _seconds_to_test(module: nn.Module, split: Split) -> float:
+    """Expected seconds for one pass over a split."""
+    images = split.images[:TIMED_IMAGES]
+    predict_logits(module, images)  # the first time is slower
+    began = time.perf_counter()
+    predict_logits(module, images)
+    return (time.perf_counter() - began) * len(split) / len(images)
+
+
+def _epochs(study: "Study", table: Timetable | None, place: int) -> float:
+    asked = study.spec.final.epochs
+    if asked is not None or table is None:
+        return asked or DEFAULT_EPOCHS
+    return table.epochs(place, study.budget.left or 0.0, least=study.plan.epochs)
+
+
+def _once(study: "Study", name: str, training: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The record of a training: the one that is kept, or a new one. The same search with more time ends anew."""
+    name = f"end/{study.trainings}/{study.budget.seconds}/{name}"
+    if study.store.get(name) is None:
+        study.store.put(name, training())
+        study.note_time()
+    record: dict[str, Any] = study.store.get(name)
+    return record
+
+
+# Finalists ------------------------------------------------------------------------------------------------------------
+
+
+def _train(study: "Study", entry: Entry, epochs: float) -> dict[str, Any]:
+    """From the weights of the search through one more whole schedule; they stay as they are if that cannot be."""
+    trial = entry.trial
+    kept = {"result": entry.result.to_json(), "weights": entry.result.weights}
+    if not epochs:
+        study.progress.note(f"no time is left to train {trial.hash[:8]} any further than the search did")
+        return kept
+    arch = study.space.decode(study.space.from_json(trial.genotype))
+    _, state = study.parent(trial.id)
+    recipe = replace(study.executor.recipe, epochs=epochs, seed=study.spec.seed)
+    further = replace(trial, fidelity_from=trial.fidelity_to, fidelity_to=trial.fidelity_to + epochs)
+    try:
+        outcome = study.executor.finish(further, arch, State(state.value, state.ema), recipe)
+    except TrainingError as error:
+        study.progress.note(f"{trial.hash[:8]} stays as the search left it: {error}")
+        return kept
+    assert outcome.state is not None
+    weights = study.store.save_weights(State(outcome.state.best).flat())
+    return {"result": outcome.result.to_json(), "weights": weights}
+
+
+def _finalist(study: "Study", trial: Trial, record: Mapping[str, Any]) -> Finalist:
+    arch = study.space.decode(study.space.from_json(trial.genotype))
+    state = State.from_flat(study.store.load_weights(record["weights"]))
+    return Finalist(trial, Result.from_json(record["result"]), arch, State(state.best))
+
+
+# References -----------------------------------------------------------------------------------------------------------
+
+
+def _train_reference(study: "Study", reference: Reference, seen: float, most: float) -> dict[str, Any]:
+    """As many epochs as the finalists saw through their lineage, or as the time allows."""
+    if most < 1:
+        return {"reason": f"the time left allows {max(0.0, most):.2f} epochs"}
+    module = reference.build(study.spec.seed).to(study.executor.device)
+    recipe = replace(study.executor.recipe, epochs=min(seen, most), seed=study.spec.seed)
+    try:
+        run = train(module, study.data.train, recipe)
+        found = evaluate(module, study.data.val, study.spec.data.metric, weights=run.ema)
+    except TrainingError as error:
+        return {"reason": str(error)}
+    tensors = {**module.state_dict(), **(run.ema or {})}
+    return {
+        "val": found.value,
+        "stderr": found.stderr,
+        "epochs": run.epochs,
+        "weights": study.store.save_weights(tensors),
+    }
+
+
+def _trained(study: "Study", reference: Reference, record: Mapping[str, Any]) -> Trained:
+    module = reference.build(study.spec.seed)
+    module.load_state_dict(study.store.load_weights(record["weights"]))
+    return Trained(reference, module, record["val"], record["stderr"], record["epochs"])
