@@ -82,8 +82,18 @@ class Executor:
         recipe: Recipe,
         teacher: torch.nn.Module | None = None,
         precision: Precision = "fp32",
+        deadline: float | None = None,
     ) -> Outcome:
-        """Train from a state and evaluate in a precision.
+        """Train from a state and evaluate.
+
+        Args:
+            trial: Whose outcome it is; its `fidelity_from` are the epochs that the state has seen.
+            arch: The network.
+            state: Where it starts.
+            recipe: How it is trained.
+            teacher: A network to be near to.
+            precision: Of the evaluation.
+            deadline: `time.monotonic()` at which training is cut short.
 
         Raises:
             TrainingError: The network diverged or ran out of memory.
@@ -97,6 +107,7 @@ class Executor:
             teacher=teacher,
             momentum=state.momentum,
             ema=state.ema if state.ema and recipe.ema is not None else None,
+            deadline=deadline,
         )
         found = evaluate(network, self.data.val, self.metric, weights=run.ema, precision=precision)
         average, momentum = ({key: t.cpu() for key, t in (kept or {}).items()} for kept in (run.ema, run.momentum))

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from hwnas import plan
+from hwnas import plan, verify
 from hwnas.archive import Entry
 from hwnas.references import Reference
 from hwnas.trial import Result, Trial
+from latency import Deployment
 from objectives.accuracy import evaluate, predict_logits
 from objectives.data import Split
 from objectives.training import train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
-from spaces.state import State
+from spaces.onnx import to_onnx
+from spaces.state import State, initial_state
 
 if TYPE_CHECKING:
     from hwnas.study import Study
@@ -36,10 +38,7 @@ REFERENCE_SHARE = 0.2
 #: Seconds kept for the report, for the export and timing of a network of ours, and for those of one that is not.
 REPORT_SECONDS, OWN_SECONDS, FOREIGN_SECONDS = 2.0, 0.2, 4.0
 
-#: To test a network and its file takes about so many times what the network alone does.
-FILE_AND_NETWORK = 2.5
-
-#: Images on which one pass is timed.
+#: Images on which a test is timed.
 TIMED_IMAGES = 64
 
 
@@ -164,14 +163,14 @@ def train_all(
     finalists = []
     for place, entry in enumerate(chosen):
         study.update("final training", place, len(chosen))
-        training = partial(_train, study, entry, _epochs(study, table, place))
+        training = partial(_train, study, entry, _epochs(study, table, place), _deadline(study, table))
         finalists.append(_finalist(study, entry.trial, _once(study, f"final/{entry.trial.id}", training)))
     seen = statistics.median(finalist.result.info["epochs"] for finalist in finalists)
     references = []
     for place, reference in enumerate(stock):
         study.update("references", place, len(stock))
         most = seen if table is None else table.reference_epochs(place, study.budget.left or 0.0)
-        training = partial(_train_reference, study, reference, seen, most)
+        training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
         record = _once(study, f"reference/{reference.name}", training)
         if "reason" in record:
             study.progress.note(f"reference {reference.name} left out: {record['reason']}")
@@ -188,7 +187,8 @@ def _timetable(study: "Study", chosen: Sequence[Entry], stock: Sequence[Referenc
     archs = [study.space.decode(study.space.from_json(entry.trial.genotype)) for entry in chosen]
     finalists = [plan.seconds_per_epoch(plan.network(arch, device), data, recipe) for arch in archs]
     tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data.test) for arch in archs]
-    checks = REPORT_SECONDS + OWN_SECONDS * len(archs) + FILE_AND_NETWORK * sum(tests)
+    tests += [_seconds_to_test_file(arch, data.test, study.deployment) for arch in archs]
+    checks = REPORT_SECONDS + OWN_SECONDS * len(archs) + sum(tests)
     references, reference_checks = [], []
     for reference in stock:
         module = reference.build(study.spec.seed).to(device)
@@ -208,11 +208,31 @@ def _seconds_to_test(module: nn.Module, split: Split) -> float:
     return (time.perf_counter() - began) * len(split) / len(images)
 
 
+def _seconds_to_test_file(arch: Arch, split: Split, deployment: Deployment) -> float:
+    """The same for the exported file."""
+    content = to_onnx(arch, initial_state(arch).value, batch=deployment.batch).SerializeToString()
+
+    def seconds(images: int) -> float:
+        began = time.perf_counter()
+        verify.run(content, split.images[:images], deployment.batch, deployment.threads)
+        return time.perf_counter() - began
+
+    # Of two runs the difference, which leaves out what a session takes to begin.
+    return max(0.0, seconds(TIMED_IMAGES) - seconds(TIMED_IMAGES // 2)) * len(split) / (TIMED_IMAGES / 2)
+
+
 def _epochs(study: "Study", table: Timetable | None, place: int) -> float:
     asked = study.spec.final.epochs
     if asked is not None or table is None:
         return asked or DEFAULT_EPOCHS
     return table.epochs(place, study.budget.left or 0.0, least=study.plan.epochs)
+
+
+def _deadline(study: "Study", table: Timetable | None) -> float | None:
+    """When a training is cut short, should it take much longer than measured; never where epochs are asked for."""
+    if table is None or study.spec.final.epochs is not None:
+        return None
+    return time.monotonic() + (study.budget.left or 0.0) - table.checks
 
 
 def _once(study: "Study", name: str, training: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -228,7 +248,7 @@ def _once(study: "Study", name: str, training: Callable[[], dict[str, Any]]) -> 
 # Finalists ------------------------------------------------------------------------------------------------------------
 
 
-def _train(study: "Study", entry: Entry, epochs: float) -> dict[str, Any]:
+def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) -> dict[str, Any]:
     """From the weights of the search through one more whole schedule; they stay as they are if that cannot be."""
     trial = entry.trial
     kept = {"result": entry.result.to_json(), "weights": entry.result.weights}
@@ -240,11 +260,15 @@ def _train(study: "Study", entry: Entry, epochs: float) -> dict[str, Any]:
     recipe = replace(study.executor.recipe, epochs=epochs, seed=study.spec.seed)
     further = replace(trial, fidelity_from=trial.fidelity_to, fidelity_to=trial.fidelity_to + epochs)
     try:
-        outcome = study.executor.finish(further, arch, State(state.value, state.ema), recipe)
+        outcome = study.executor.finish(further, arch, State(state.value, state.ema), recipe, deadline=deadline)
     except TrainingError as error:
         study.progress.note(f"{trial.hash[:8]} stays as the search left it: {error}")
         return kept
     assert outcome.state is not None
+    late = deadline is not None and time.monotonic() >= deadline
+    if late and outcome.result.values["error"] > entry.values["error"]:
+        study.progress.note(f"{trial.hash[:8]} stays as the search left it: its final training took too long")
+        return kept
     weights = study.store.save_weights(State(outcome.state.best).flat())
     return {"result": outcome.result.to_json(), "weights": weights}
 
@@ -258,14 +282,18 @@ def _finalist(study: "Study", trial: Trial, record: Mapping[str, Any]) -> Finali
 # References -----------------------------------------------------------------------------------------------------------
 
 
-def _train_reference(study: "Study", reference: Reference, seen: float, most: float) -> dict[str, Any]:
+def _train_reference(
+    study: "Study", reference: Reference, seen: float, most: float, deadline: float | None
+) -> dict[str, Any]:
     """As many epochs as the finalists saw through their lineage, or as the time allows."""
     if most < 1:
         return {"reason": f"the time left allows {max(0.0, most):.2f} epochs"}
     module = reference.build(study.spec.seed).to(study.executor.device)
     recipe = replace(study.executor.recipe, epochs=min(seen, most), seed=study.spec.seed)
     try:
-        run = train(module, study.data.train, recipe)
+        run = train(module, study.data.train, recipe, deadline=deadline)
+        if deadline is not None and time.monotonic() >= deadline:
+            return {"reason": "its training took too long"}
         found = evaluate(module, study.data.val, study.spec.data.metric, weights=run.ema)
     except TrainingError as error:
         return {"reason": str(error)}

@@ -179,7 +179,7 @@ def _model(
     file.write_bytes(content)
     test = study.data.test
     expected = predict_logits(Network(finalist.arch, finalist.state.value), test.images)
-    found = verify.run_file(file, test.images, study.deployment.batch)
+    found = verify.run(file.read_bytes(), test.images, study.deployment.batch, study.deployment.threads)
     parity = verify.compare(expected.numpy(), found)
     try:
         verify.check(parity, file)

@@ -42,8 +42,8 @@ class Lemonade(Strategy):
 
     1. Parents: at most `max_parents` of the non-dominated networks, by hypervolume contribution; drawn with
        probability inverse to a density estimate over the cheap objectives.
-    2. `proposals` children, one to three random morphisms each; judged on cheap objectives alone. Those beyond a limit
-       or known already are dropped.
+    2. `proposals` children for each that is to be trained, one to three random morphisms each; judged on cheap
+       objectives alone. Those beyond a limit or known already are dropped; if too few are left, more are proposed.
     3. Of them, as many as were asked for are accepted, again where the cheap objectives are rare, and trained from
        inherited weights.
     4. A part of the trainings goes to networks of the front themselves: validation error is noisy and training short,

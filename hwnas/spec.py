@@ -13,6 +13,7 @@ from it. The keys of four sections are arguments of the rooms they configure, wh
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -403,7 +404,7 @@ class Spec(_Section):
                 target = target.setdefault(section, {})
                 if not isinstance(target, dict):
                     raise SpecError(f"{place}: {section} is a single value and has no keys")
-            target[key] = value
+            target[key] = deepcopy(value)  # the next override may write into it
         return type(self).from_json(record)
 
     def dump(self) -> str:

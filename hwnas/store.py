@@ -153,6 +153,13 @@ class Store:
             _unlock(self._lock)
             self._lock = None
 
+    def discard(self) -> None:
+        """Delete a study that ended before it began, and let go of the folder; other files in it stay."""
+        self._must_write()
+        with _plain_errors(self.path):
+            (self.path / _DATABASE).unlink()
+        self.close()
+
     def __enter__(self) -> Self:
         return self
 

@@ -29,7 +29,7 @@ from objectives.base import Objective
 from objectives.data import Data, Split, load_data
 from objectives.datasets import dataset_name
 from objectives.training import Recipe
-from spaces.errors import StoreError
+from spaces.errors import HwnasError, StoreError
 from spaces.plain import PlainSpace
 from spaces.state import State
 
@@ -55,13 +55,18 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
     if Store.exists(out):
         raise StoreError(f"{out} holds a study already. Go on with 'hwnas resume {out}' or name another folder.")
     began = time.monotonic()
-    if dataset_name(spec.data.source) is None:  # a folder, which a resume elsewhere has to find again
-        spec = spec.resolve({"data.source": str(Path(spec.data.source).expanduser().resolve())})
+    folder = Path(spec.data.source).expanduser()
+    if dataset_name(spec.data.source) is None and folder.is_dir():  # a resume from elsewhere has to find it again
+        spec = spec.resolve({"data.source": str(folder.resolve())})
     with progress:
         data = load(spec)
         with Store.create(out, spec.to_json()) as store:
-            write_atomically(store.path / SPEC_FILE, spec.dump())
-            Study(spec, data, store, progress, seconds_before=time.monotonic() - began).run()
+            try:
+                study = Study(spec, data, store, progress, seconds_before=time.monotonic() - began)
+            except HwnasError:
+                store.discard()  # nothing was trained; with a better specification the same folder will do
+                raise
+            study.run()
     return out
 
 
@@ -86,7 +91,6 @@ def resume(out: str | Path, progress: Progress | None = None, budget: float | No
         if budget is not None:
             spec = spec.resolve({"budget": {"time": budget}})
             store.put("spec", spec.to_json())
-            write_atomically(store.path / SPEC_FILE, spec.dump())
         data = load(spec)
         Study(spec, data, store, progress, seconds_before=time.monotonic() - began).run()
     return out
@@ -182,6 +186,7 @@ class Study:
 
     def run(self) -> None:
         """Search until the budget says so, then finish."""
+        write_atomically(self.store.path / SPEC_FILE, self.spec.dump())
         self.search()
         front.finish(self)
         shutil.copyfile(self.table.path, self.store.path / TABLE_FILE)
@@ -245,14 +250,15 @@ class Study:
         return trial, State.from_flat(self.store.load_weights(result.weights))
 
     def lineage(self, trial: Trial) -> list[dict[str, Any]]:
-        """How a network came to be, from the first ancestor on: trial, what it started from, moves, epochs."""
+        """How a network came to be, from its first ancestor's genotype on: trial, first weights, moves, epochs."""
         chain = [trial]
         while (parent := chain[-1].parent) is not None:
             chain.append(self.strategy.record(parent)[0])
-        return [
+        steps = [
             {"trial": step.id, "init": step.init, "moves": list(step.moves), "epochs": step.fidelity_to}
             for step in reversed(chain)
         ]
+        return [{"genotype": chain[-1].genotype, **steps[0]}, *steps[1:]]
 
     def update(self, phase: str, done: float, total: float) -> None:
         """Tell the progress where the study is."""
@@ -280,8 +286,8 @@ class Study:
             self.store.put(what, now)
         elif before != now:
             raise StoreError(
-                f"{self.store.path} began with another {what}: {before}, now {now}. "
-                "Go on where it is as it was, or start a new search"
+                f"the {what} changed since {self.store.path} began: {before} then, {now} now; "
+                "go on where all is as it was, or start a new search"
             )
 
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:

@@ -1,7 +1,8 @@
-"""A small finished run that the tests of manifest, report, selection and command line share."""
+"""Two small finished runs: one made up, for manifest, report, selection and command line; one of a real search."""
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,22 @@ def pixel_network(channels: int, size: int, batch: int = 1) -> onnx.ModelProto:
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(built, {"classes": json.dumps([f"pixel {i}" for i in range(pixels)])})
     return built
+
+
+@pytest.fixture(scope="session")
+def table_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's cache of this session's own, where latency tables are kept."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield cache
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, table_cache: Path) -> Path:
+    """The run folder of a short search on digits."""
+    # Imported here: most tests of this folder do without torch.
+    from hwnas import study
+    from tests.hwnas.toys import short
+
+    return study.search(short(), tmp_path_factory.mktemp("runs") / "short")

@@ -286,3 +286,9 @@ def test_reading_a_specification_does_not_start_torch():
         check=True,
     )
     assert process.stdout == "False\n"
+
+
+def test_overrides_are_left_as_they_were():
+    overrides = {"budget": {"time": "30m"}, "budget.trainings": 7}
+    assert Spec().resolve(overrides).budget.trainings == 7
+    assert overrides == {"budget": {"time": "30m"}, "budget.trainings": 7}

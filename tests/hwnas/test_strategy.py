@@ -104,13 +104,6 @@ class Contract:
         for name, limit in limits.items():
             assert max(trial.cheap[name] for trial in asked) <= limit
 
-    def test_a_limit_that_nothing_keeps_is_refused_or_yields_nothing(self):
-        strategy = self.make(limits={"params": 10.0})
-        try:
-            assert strategy.ask(4) == []
-        except LimitError as error:
-            assert "params <= 10" in str(error)
-
     def test_an_exhausted_space_says_so(self):
         strategy = self.make(space=FOUR_NETWORKS)
         asked = []
@@ -121,7 +114,8 @@ class Contract:
             asked += trials
             if not trials:
                 break
-        assert len({trial.hash for trial in asked}) == self.reachable
+        new = [trial.hash for trial in asked if trial.init != "checkpoint"]
+        assert len(set(new)) == len(new) == self.reachable
         assert strategy.ask(1) == []
 
     def test_failures_cost_only_themselves(self):
@@ -156,6 +150,10 @@ class TestLemonade(Contract):
     def make(self, seed=0, space=SPACE, **of_costs):
         return Lemonade(space, costs(**of_costs), OBJECTIVES, seed)
 
+    def test_a_limit_that_nothing_keeps_is_refused(self):
+        with pytest.raises(LimitError, match="params <= 10"):
+            self.make(limits={"params": 10.0}).ask(4)
+
 
 class TestLemonadeFromScratch(Contract):
     def make(self, seed=0, space=SPACE, **of_costs):
@@ -167,6 +165,9 @@ class TestRandomSearch(Contract):
 
     def make(self, seed=0, space=SPACE, **of_costs):
         return RandomSearch(space, costs(**of_costs), OBJECTIVES, seed, epochs=3.0)
+
+    def test_a_limit_that_nothing_keeps_yields_nothing(self):
+        assert self.make(limits={"params": 10.0}).ask(4) == []
 
     def test_trains_from_scratch(self):
         for trial in play(self.make(), asks=3):

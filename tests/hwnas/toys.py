@@ -1,11 +1,19 @@
-"""A search without training: small spaces, costs that follow from the structure, and an error that is looked up."""
+"""Small searches: without training, on an error that is looked up; and with it, in a process that can be killed."""
 
 import hashlib
 import math
+import multiprocessing
 from collections.abc import Mapping
 from functools import lru_cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
+from hwnas import study
 from hwnas.costs import Costs
+from hwnas.progress import Progress, Status
+from hwnas.spec import Spec
+from hwnas.store import Store
 from hwnas.strategy import Strategy
 from hwnas.trial import Result, Trial
 from objectives import cost
@@ -52,3 +60,71 @@ def play(strategy: Strategy, asks: int, count: int = 4, answer=looked_up) -> lis
 def digits() -> Data:
     """A few hundred images of scikit-learn's digits."""
     return load_data("digits", train_limit=200)
+
+
+#: A real search of seconds, which finds the same networks again: nothing about it is measured but latency.
+SHORT = {
+    "budget": {"trainings": 8},
+    "search.children": 4,
+    "search.epochs": 0.5,
+    "search.initial_epochs": 1.0,
+    "space.stages": 2,
+    "space.max_width": 16,
+    "space.max_depth": 6,
+    "training.precision": "fp32",
+    "final.models": 3,
+    "final.epochs": 1.0,
+    "final.references": False,
+    "threads": 1,
+}
+
+
+def short(**overrides: Any) -> Spec:
+    return Spec().resolve(SHORT | overrides)
+
+
+class Reporting(Progress):
+    """Tells another process about each step."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def _show(self, status: Status) -> None:
+        self.pipe.send((status.phase, status.phase_done, status.trainings))
+
+
+def search_or_resume(spec: dict[str, Any], out: Path, pipe: Connection) -> None:
+    """What a process does that is going to be killed."""
+    if Store.exists(out):
+        study.resume(out, Reporting(pipe))
+    else:
+        study.search(Spec.from_json(spec), out, Reporting(pipe))
+
+
+class Search:
+    """A search in a process of its own, forked from one that has imported everything: so there is time to kill many."""
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hwnas.study", "torch._dynamo", "matplotlib.figure", "pandas"])
+
+    def __init__(self, spec: Spec, out: Path) -> None:
+        self.pipe, theirs = self.context.Pipe(duplex=False)
+        self.process = self.context.Process(target=search_or_resume, args=(spec.to_json(), out, theirs))
+        self.process.start()
+        theirs.close()
+
+    def next(self) -> tuple[str, float, int] | None:
+        """The next step that it tells of; None at its end."""
+        try:
+            step: tuple[str, float, int] = self.pipe.recv()
+        except EOFError:
+            return None
+        return step
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def join(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode

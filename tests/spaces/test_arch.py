@@ -302,6 +302,20 @@ def test_networks_that_look_alike_from_every_node_hash_apart(vertices, first, se
         assert {shuffled(arch, seed)[0].hash for seed in range(3)} == {arch.hash}
 
 
+@pytest.mark.parametrize(
+    ("vertices", "edges"),
+    [
+        (12, ring(0, 1, 2, 3, 4, 5) + ring(6, 7, 8) + ring(9, 10, 11)),
+        (12, list(nx.frucht_graph().edges)),  # no two of its vertices are alike, though all have three neighbours
+        (17, ring(*range(9)) + ring(9, 10, 11, 12) + ring(13, 14, 15, 16)),
+    ],
+    ids=["a hexagon beside two triangles", "Frucht's graph", "a nonagon beside two squares"],
+)
+def test_nodes_that_look_alike_but_cannot_change_places(vertices, edges):
+    arch = drawn(edges, vertices)
+    assert {shuffled(arch, seed)[0].hash for seed in range(6)} == {arch.hash}
+
+
 @pytest.mark.parametrize("length", [1, 2])
 @pytest.mark.parametrize("branches", [2, 3, 8])
 def test_parallel_equal_branches(branches, length):

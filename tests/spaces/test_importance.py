@@ -59,8 +59,9 @@ def test_what_is_read_with_zeros_has_none(data):
     child = move.apply(arch)
     segment = segment_at(child.arch, child.names[move.node], move.position)
     value = child.transfer(trained(arch)).value
-    assert importance(child.arch, segment, value)[-move.by :].abs().max() == 0
-    assert least_important(child.arch, segment, move.by, value) == set(range(segment.size - move.by, segment.size))
+    found = importance(child.arch, segment, value)
+    assert found[-move.by :].max() == 0
+    assert found[list(least_important(child.arch, segment, move.by, value))].max() == 0  # those, or some that are dead
 
 
 def test_a_channel_without_spread_has_none():

@@ -1,0 +1,214 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import hwnas.executor
+from hwnas.executor import WARM_LR, Executor
+from hwnas.trial import Trial
+from objectives.accuracy import evaluate
+from objectives.training import Recipe
+from spaces.morphisms import Deepen, Prune, Separate, Widen
+from spaces.network import Network
+from spaces.plain import PlainSpace
+from spaces.state import State, initial_state
+from tests.hwnas.toys import digits
+
+SPACE = PlainSpace((1, 8, 8), classes=10, stages=2, max_width=32)
+START = SPACE.plain([8, 8], [1, 1])
+CPU = torch.device("cpu")
+RECIPE = Recipe(precision="fp32", lr=0.05)
+
+
+def trial(id=0, genotype=START, **changes):
+    record = {"hash": SPACE.decode(genotype).hash, "fidelity_to": 2.0, "seed": 5}
+    return Trial(id=id, genotype=SPACE.to_json(genotype), **(record | changes))
+
+
+def child(parent, *moves, id=1, **changes):
+    """What a strategy makes of moves."""
+    genotype = SPACE.from_json(parent.genotype)
+    for move in moves:
+        genotype = SPACE.apply(genotype, move).genotype
+    record = {"parent": parent.id, "init": "parent", "moves": tuple(move.to_json() for move in moves)}
+    seen = {"fidelity_from": parent.fidelity_to, "fidelity_to": parent.fidelity_to + 1}
+    return trial(id, genotype, **(record | seen | changes))
+
+
+def make(parents=None, **changes):
+    executor = Executor(SPACE, digits(), RECIPE, "accuracy", CPU, (parents or {}).__getitem__)
+    return replace(executor, **changes)
+
+
+def run(executor, *trials):
+    return list(executor.run(trials))
+
+
+@pytest.fixture(scope="module")
+def parent():
+    """A trained network, as the store gives it back."""
+    (outcome,) = run(make(), trial(fidelity_to=30.0))
+    assert outcome.result.values["error"] < 0.6
+    return outcome.trial, State.from_flat(outcome.state.flat())
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What `train` is called with: module as it was, and all keyword arguments."""
+    calls = []
+    real = hwnas.executor.train
+
+    def train(module, split, recipe, **arguments):
+        calls.append({"weights": module.tensors(), "recipe": recipe, **arguments})
+        return real(module, split, recipe, **arguments)
+
+    monkeypatch.setattr(hwnas.executor, "train", train)
+    return calls
+
+
+def scores(arch, tensors, training=False):
+    network = Network(arch, tensors).train(training)
+    return network(digits().val.images[:64].float() / 255).detach()
+
+
+def test_from_scratch(trained):
+    (outcome,) = run(make(), trial(fidelity_to=1.5))
+    data = digits()
+    expected = initial_state(START, 5, mean=list(data.mean), std=list(data.std)).value
+    assert all(torch.equal(expected[name], tensor) for name, tensor in trained[0]["weights"].items())
+    assert (trained[0]["recipe"].epochs, trained[0]["recipe"].seed, trained[0]["recipe"].lr) == (1.5, 5, RECIPE.lr)
+    assert (trained[0]["teacher"], trained[0]["momentum"]) == (None, {})
+    result = outcome.result
+    found = evaluate(Network(START, outcome.state.value), data.val)
+    assert result.values == {"error": 1 - found.value}
+    assert (result.info["stderr"], result.info["images"]) == (found.stderr, len(data.val))
+    assert result.info["epochs"] == pytest.approx(1.5, abs=0.2)
+    assert result.seconds > 0.9 * result.info["epochs"] * result.info["seconds_per_epoch"]
+    assert outcome.state.momentum.keys() == {name for name, param in START.params.items() if param.trainable}
+
+
+def test_the_same_trial_gives_the_same_tensors(parent):
+    again = [run(make({0: parent}), child(parent[0], Widen("n2", 0, 8, seed=3)))[0].state.flat() for _ in range(2)]
+    assert all(torch.equal(tensor, again[1][name]) for name, tensor in again[0].items())
+
+
+def test_a_child_begins_as_what_its_parent_was(parent, trained):
+    wider = child(parent[0], Widen("n2", 0, 8, seed=3))
+    (outcome,) = run(make({0: parent}), wider)
+    arch = SPACE.from_json(wider.genotype)
+    assert torch.allclose(scores(arch, trained[0]["weights"]), scores(START, parent[1].value), atol=1e-4)
+    assert trained[0]["teacher"] is None
+    assert trained[0]["recipe"].epochs == 1
+    assert trained[0]["recipe"].lr == WARM_LR * RECIPE.lr
+    momentum = trained[0]["momentum"]
+    assert momentum.keys() == {name for name, param in arch.params.items() if param.trainable}
+    assert any(tensor.abs().max() > 0 for tensor in momentum.values())
+    assert outcome.result.info["epochs"] == pytest.approx(parent[0].fidelity_to + 1)
+    assert outcome.state.value.keys() == arch.params.keys()
+
+
+def test_a_checkpoint_is_trained_on(parent, trained):
+    again = child(parent[0], init="checkpoint")
+    (outcome,) = run(make({0: parent}), again)
+    assert all(torch.equal(tensor, parent[1].value[name]) for name, tensor in trained[0]["weights"].items())
+    assert trained[0]["momentum"] == parent[1].momentum
+    assert outcome.result.info["epochs"] == pytest.approx(parent[0].fidelity_to + 1)
+
+
+def test_a_child_without_inheritance_begins_from_scratch(parent, trained):
+    fresh = child(parent[0], Widen("n2", 0, 8), init="scratch", fidelity_from=0.0, fidelity_to=1.0)
+    run(make({0: parent}), fresh)
+    arch = SPACE.from_json(fresh.genotype)
+    data = digits()
+    expected = initial_state(arch, fresh.seed, mean=list(data.mean), std=list(data.std)).value
+    assert all(torch.equal(expected[name], tensor) for name, tensor in trained[0]["weights"].items())
+
+
+def test_after_an_approximate_move_the_network_before_it_teaches(parent, trained):
+    moves = [Widen("n2", 0, 8, seed=3), Separate("n3"), Prune("n2", 0, 8)]
+    approximate = child(parent[0], *moves)
+    run(make({0: parent}), approximate)
+    teacher = trained[0]["teacher"]
+    wider = SPACE.apply(START, moves[0])
+    assert teacher.arch == wider.genotype
+    assert torch.allclose(scores(wider.genotype, teacher.tensors()), scores(START, parent[1].value), atol=1e-4)
+    assert trained[0]["weights"].keys() == SPACE.from_json(approximate.genotype).params.keys()
+
+
+def test_new_norms_are_calibrated_so_that_training_mode_is_exact_too(parent, trained):
+    deeper = child(parent[0], Deepen("n2", 3))
+    arch = SPACE.from_json(deeper.genotype)
+    run(make({0: parent}), deeper)
+    began = trained[0]["weights"]
+    applied = SPACE.apply(START, Deepen("n2", 3))
+    uncalibrated = applied.transfer(parent[1]).value
+    assert applied.exact == "eval"
+    before = scores(START, parent[1].value, training=True)
+    error, without = (
+        float((scores(arch, tensors, training=True) - before).abs().max()) for tensors in (began, uncalibrated)
+    )
+    assert error < 0.2 * without
+    changed = {name.split(".")[0] for name in began if not torch.equal(began[name], uncalibrated[name])}
+    assert changed == {node for node in applied.new if f"{node}.gamma" in began}
+
+
+def test_a_moving_average_is_inherited_judged_and_calibrated(trained):
+    executor = make(recipe=replace(RECIPE, ema=0.5))
+    (first,) = run(executor, trial())
+    assert first.state.ema.keys() == first.state.value.keys()
+    found = evaluate(Network(START, first.state.ema), digits().val)
+    assert first.result.values == {"error": 1 - found.value}
+    parents = {0: (first.trial, first.state)}
+    deeper = child(first.trial, Deepen("n2", 3))
+    run(replace(executor, parents=parents.__getitem__), deeper)
+    assert trained[1]["ema"].keys() == SPACE.from_json(deeper.genotype).params.keys()
+    run(make(parents), deeper)  # an average that is no longer kept is left behind
+    assert trained[2]["ema"] is None
+
+
+def test_a_candidate_that_diverges_fails_alone(parent):
+    good = child(parent[0], Widen("n2", 0, 8), id=2)
+    broken = replace(parent[1], value={name: tensor * float("nan") for name, tensor in parent[1].value.items()})
+    executor = make({0: parent, 1: (parent[0], broken)})
+    failing = child(replace(parent[0], id=1), Widen("n2", 0, 8), id=3)
+    first, second, third = run(executor, good, failing, replace(good, id=4))
+    assert [outcome.trial.id for outcome in (first, second, third)] == [2, 3, 4]
+    assert (second.result.status, second.state, second.result.values) == ("failed", None, {})
+    assert second.result.reason.startswith("diverged")
+    assert second.result.seconds > 0
+    assert third.result.values == first.result.values
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: not enough memory")]
+)
+def test_a_candidate_that_runs_out_of_memory_before_its_training_fails_alone(parent, error):
+    def too_large(id):
+        raise error
+
+    outcome, fine = run(replace(make(), parents=too_large), child(parent[0], Widen("n2", 0, 8)), trial(2))
+    assert (outcome.result.status, fine.result.status) == ("failed", "ok")
+    assert outcome.result.reason.startswith("out of memory")
+
+
+def test_bugs_are_not_swallowed(parent):
+    with pytest.raises(KeyError):
+        run(make(), child(parent[0], Widen("n2", 0, 8)))
+
+
+def test_outcomes_come_one_by_one(parent):
+    outcomes = make().run([trial(0), trial(1)])
+    assert next(outcomes).trial.id == 0
+    assert next(outcomes).trial.id == 1
+    assert next(outcomes, None) is None
+
+
+def test_a_deadline_cuts_a_training_short():
+    outcome = make().finish(trial(), START, initial_state(START), replace(RECIPE, epochs=50.0), deadline=0.0)
+    assert outcome.result.info["epochs"] < 1
+
+
+def test_balanced_accuracy():
+    (outcome,) = run(make(metric="balanced-accuracy"), trial())
+    found = evaluate(Network(START, outcome.state.value), digits().val, "balanced-accuracy")
+    assert outcome.result.values == {"error": 1 - found.value}

@@ -1,0 +1,184 @@
+"""The end of a study in parts; the whole of it is tested with the study."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwnas import final, front, study, verify
+from hwnas import manifest as manifests
+from hwnas.final import Finalist, train_all
+from hwnas.progress import Quiet
+from hwnas.references import references
+from hwnas.spec import Spec
+from hwnas.store import Store
+from hwnas.study import Study
+from hwnas.trial import Result, Trial
+from tests.hwnas.toys import short
+
+
+class Notes(Quiet):
+    def __init__(self):
+        self.all = []
+
+    def note(self, text):
+        self.all.append(text)
+
+
+@pytest.fixture
+def opened(searched, tmp_path):
+    """The finished study in a folder of its own, open for more."""
+    out = shutil.copytree(searched, tmp_path / "run")
+    with Store.open(out, write=True) as store:
+        spec = Spec.from_json(store.get("spec"))
+        yield Study(spec, study.load(spec), store, Notes())
+
+
+# Which finalists make the front
+
+OBJECTIVES = ("error", "params", "latency")
+
+
+def fronted(opened, *rows, stderr=0.01):
+    """The places that are kept of finalists with these values."""
+    opened.objectives = OBJECTIVES
+    finalists = [
+        Finalist(Trial(i, None, str(i)), Result({"error": row[0]}, 1.0, info={"stderr": stderr}), None, None)
+        for i, row in enumerate(rows)
+    ]
+    return front._front(opened, finalists, np.array(rows, dtype=float))
+
+
+def test_the_most_accurate_stands_first(opened):
+    assert fronted(opened, [0.3, 10, 1.0], [0.1, 30, 3.0], [0.2, 20, 2.0]) == [1, 2, 0]
+
+
+def test_what_is_clearly_beaten_goes(opened):
+    assert fronted(opened, [0.1, 10, 1.0], [0.2, 10, 1.0], [0.1, 10, 1.5], [0.3, 20, 3.0]) == [0]
+
+
+def test_a_difference_within_noise_beats_nobody(opened):
+    assert fronted(opened, [0.1, 10, 1.0], [0.105, 10, 1.0]) == [0, 1]
+    assert fronted(opened, [0.1, 10, 1.0], [0.105, 10, 1.0], stderr=0.001) == [0]
+    assert fronted(opened, [0.1, 10, 1.0], [0.1, 10, 1.02]) == [0, 1]
+    assert fronted(opened, [0.1, 10, 1.0], [0.1, 11, 1.0]) == [0]  # parameters are exact
+
+
+def test_equal_finalists_both_stay(opened):
+    assert fronted(opened, [0.1, 10, 1.0], [0.1, 10, 1.0]) == [0, 1]
+
+
+# Final training
+
+
+def test_finalists_are_a_part_of_the_front_within_the_limits(opened):
+    entries = opened.strategy.archive.front().entries
+    assert len(entries) > 3
+    chosen = front._chosen(opened)
+    assert len(chosen) == 3
+    assert [entry.values["error"] for entry in chosen] == sorted(entry.values["error"] for entry in chosen)
+    assert {entry.trial.hash for entry in chosen} <= {entry.trial.hash for entry in entries}
+    smallest = min(entry.values["params"] for entry in entries)
+    opened.spec = short(**{"limits.params": smallest})
+    assert {entry.values["params"] for entry in front._chosen(opened)} == {smallest}
+
+
+def test_what_is_trained_is_not_trained_again_unless_the_budget_is_another(opened, monkeypatch):
+    chosen = front._chosen(opened)
+    (first, _), (again, _) = train_all(opened, chosen, []), train_all(opened, chosen, [])
+    assert [one.result for one in first] == [one.result for one in again]
+    opened.budget.seconds = 1e6
+    opened.spec = opened.spec.resolve({"final.epochs": 2.0})
+    longer, _ = train_all(opened, chosen, [])
+    for one, other in zip(first, longer, strict=True):
+        assert other.result.info["epochs"] == pytest.approx(one.result.info["epochs"] + 1, abs=0.1)
+
+
+def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened):
+    opened.budget.seconds = 1e6  # another end than the one that is kept
+    opened.executor = replace(opened.executor, recipe=replace(opened.executor.recipe, lr=1e30))
+    finalists, _ = train_all(opened, front._chosen(opened), [])
+    for entry, finalist in zip(front._chosen(opened), finalists, strict=True):
+        assert finalist.result == entry.result
+        assert finalist.state.value.keys() == opened.parent(entry.trial.id)[1].value.keys()
+        assert f"{entry.trial.hash[:8]} stays as the search left it: diverged" in " ".join(opened.progress.all)
+    front.finish(opened)
+    assert len(manifests.read(opened.store.path).models) >= 1
+
+
+@pytest.mark.parametrize("for_the_better", [False, True])
+def test_a_final_training_that_takes_too_long_is_kept_if_it_was_for_the_better(opened, for_the_better):
+    recipe = replace(opened.executor.recipe, lr=3.0, schedule="cosine")  # which one step is enough to suffer from
+    opened.executor = replace(opened.executor, recipe=recipe)
+    entry = front._chosen(opened)[0]
+    if for_the_better:
+        entry = replace(entry, result=replace(entry.result, values={"error": 1.0}))
+    record = final._train(opened, entry, epochs=30.0, deadline=0.0)
+    assert (record["weights"] != entry.result.weights) == for_the_better
+    assert (record["result"] != entry.result.to_json()) == for_the_better
+    assert ("took too long" in " ".join(opened.progress.all)) != for_the_better
+
+
+def test_time_is_shared_out_by_what_was_measured(opened):
+    opened.budget.seconds = opened.budget.elapsed + 50.0
+    chosen, stock = front._chosen(opened), references(opened.space, opened.data)
+    table = final._timetable(opened, chosen, stock)
+    assert len(table.finalists) == 3
+    assert len(table.references) == len(table.reference_checks) == len(stock) == 3
+    assert all(seconds > 0 for seconds in (*table.finalists, *table.references, *table.reference_checks))
+    assert table.checks > final.REPORT_SECONDS
+
+
+def test_references_train_as_long_as_finalists(opened):
+    opened.spec = opened.spec.resolve({"final.references": True})
+    manifest = front.finish(opened)
+    assert [reference.id for reference in manifest.references] == ["plain-8", "plain-16", "plain-32"]
+    for reference in manifest.references:
+        assert reference.epochs == pytest.approx(2.0, abs=0.6)
+        assert reference.accuracy.val > 0.5
+        assert abs(reference.accuracy.test - reference.accuracy.val) < 0.2
+        assert all(latency.p50_ms > 0 for latency in reference.latency.values())
+
+
+def test_a_reference_that_diverges_is_left_out_and_says_so(opened):
+    opened.executor = replace(opened.executor, recipe=replace(opened.executor.recipe, lr=1e30))
+    _, trained = train_all(opened, front._chosen(opened), references(opened.space, opened.data)[:1])
+    assert trained == []
+    assert opened.progress.all[-1].startswith("reference plain-8 left out: diverged")
+
+
+# Files
+
+
+def test_a_file_that_differs_from_its_network_is_not_shipped(opened, monkeypatch):
+    monkeypatch.setattr(verify, "TOLERANCE", -1.0)
+    manifest = front.finish(opened)
+    assert manifest.models == []
+    assert manifest.hypervolume == 0
+    assert {failure.reason.split()[1] for failure in manifest.not_trained} == {"differs"}
+    assert list((opened.store.path / "front").glob("*.onnx")) == []
+
+
+def test_files_of_an_earlier_end_go_only_when_there_is_a_new_one(opened, monkeypatch):
+    folder = opened.store.path / "front"
+    before = {file.name: file.read_bytes() for file in folder.glob("*.onnx")}
+    opened.budget.seconds = 1e6
+    opened.spec = opened.spec.resolve({"final.epochs": 2.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(front.report, "write", lambda *_: 1 / 0)  # as if it ended here
+        with pytest.raises(ZeroDivisionError):
+            front.finish(opened)
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+    manifest = front.finish(opened)
+    assert {file.name for file in folder.glob("*.onnx")} == {model.file for model in manifest.models}
+    assert before.keys().isdisjoint(model.file for model in manifest.models)
+
+
+def test_limits_that_the_finished_network_exceeds_are_marked(opened):
+    finalists, _ = train_all(opened, front._chosen(opened), [])
+    (latency,) = manifests.read(opened.store.path).models[0].latency.values()
+    opened.spec = opened.spec.model_copy(update={"limits": {"latency": 0.99 * latency.p50_ms, "params": 1e9}})
+    file = front.to_onnx(finalists[0].arch, finalists[0].state.value)
+    model = front._model(opened, 1, finalists[0], file, latency, opened.store.path / "front")
+    assert model.over_limits == ["latency"]

@@ -1,0 +1,57 @@
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hwnas import plan
+from hwnas.plan import EPOCHS, Plan, measure, network, seconds_per_epoch
+from objectives.training import Recipe
+from spaces.plain import PlainSpace
+from tests.hwnas.toys import digits
+
+SPACE = PlainSpace((1, 8, 8), classes=10, stages=2, max_width=16)
+CPU = torch.device("cpu")
+RECIPE = Recipe(precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_they_were():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_what_the_user_fixed_stays():
+    found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=1e-9, threads=2, epochs=0.7, initial_epochs=0.9)
+    assert found == Plan(threads=2, precision="fp32", epochs=0.7, initial_epochs=0.9)
+    assert torch.get_num_threads() == 2
+    assert Plan(**found.to_json()) == found
+
+
+def test_what_nobody_fixed_is_measured(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # one core is measured fast
+    found = measure(SPACE.starts(), digits(), replace(RECIPE, precision="auto"), CPU, seconds=None)
+    assert found.threads == torch.get_num_threads() == 1
+    assert found.precision in ("bf16", "fp32")
+    assert (found.epochs, found.initial_epochs) == (plan.DEFAULT_EPOCHS, 2 * plan.DEFAULT_EPOCHS)
+
+
+def test_epochs_follow_the_time_within_bounds(monkeypatch):
+    monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: 2.0)
+
+    def epochs(seconds):
+        return measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1).epochs
+
+    assert epochs(plan.TRAININGS * 2.0) == pytest.approx(1)
+    assert epochs(plan.TRAININGS * 6.0) == pytest.approx(3)
+    assert epochs(1.0) == EPOCHS[0]
+    assert epochs(1e9) == EPOCHS[1]
+
+
+def test_seconds_per_epoch_are_those_of_real_steps():
+    small, large = (network(SPACE.plain([width, width], [2, 2]), CPU) for width in (8, 256))
+    weights = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    quick, slow = (seconds_per_epoch(module, digits(), RECIPE) for module in (small, large))
+    assert 0 < quick < slow
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in small.state_dict().items())

@@ -1,0 +1,67 @@
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from hwnas.references import PLAIN_WIDTHS, references
+from objectives.data import load_data
+from spaces.plain import PlainSpace
+from tests.hwnas.toys import digits
+
+PLAIN = [f"plain-{width}" for width in PLAIN_WIDTHS]
+
+
+def agree(reference, data):
+    """The trained module and its file, for a batch of two, on real images."""
+    module = reference.build(3).eval()
+    images = data.test.images[:2].float() / 255
+    with torch.no_grad():
+        expected = module(images)
+    model = reference.export(module, 2)
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"image": images.numpy()})
+    assert np.abs(found - expected.numpy()).max() < 1e-4
+    assert found.shape == (2, len(data.classes))
+
+
+def test_three_plain_networks_for_small_images():
+    data = digits()
+    space = PlainSpace(data.shape, len(data.classes), max_width=16)  # whose bounds do not hold for them
+    found = references(space, data)
+    assert [reference.name for reference in found] == PLAIN
+    for reference in found:
+        module = reference.build(0)
+        assert reference.params == sum(
+            parameter.numel() for parameter in module.parameters() if parameter.requires_grad
+        )
+        assert reference.macs > 0
+        assert reference.peak_memory is not None
+        agree(reference, data)
+    sizes = [reference.params for reference in found]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 10 * sizes[0]
+
+
+def test_the_seed_decides_the_weights():
+    data = digits()
+    reference, *_ = references(PlainSpace(data.shape, 10), data)
+    first, same, other = (next(reference.build(seed).parameters()) for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_torchvision_networks_for_larger_images(channels):
+    data = load_data("digits", image_size=32, channels=channels, train_limit=20)
+    found = references(PlainSpace(data.shape, len(data.classes), stages=2), data)
+    assert [reference.name for reference in found] == [*PLAIN, "mobilenet_v3_small", "resnet18"]
+    mobilenet, resnet = found[3:]
+    assert (mobilenet.params, resnet.params) == (1_528_106, 11_181_642)  # with ten classes
+    assert resnet.macs == 37_016_576
+    assert mobilenet.peak_memory is None
+    module = mobilenet.build(0)
+    assert torch.equal(next(module.parameters()), next(mobilenet.build(0).parameters()))
+    if channels == 1:
+        agree(mobilenet, data)
