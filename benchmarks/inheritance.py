@@ -95,7 +95,7 @@ def run_arm(arm: str, seed: int, options: argparse.Namespace) -> None:
             "arm": arm,
             "seed": seed,
             "trainings": len(records),
-            "epochs": study.plan.epochs,
+            "plan": study.plan.to_json(),
             "curve": curve,
             "front": rows,
             "final": study.box.volume(rows),

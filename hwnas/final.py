@@ -163,7 +163,7 @@ def train_all(
     finalists = []
     for place, entry in enumerate(chosen):
         study.update("final training", place, len(chosen))
-        training = partial(_train, study, entry, _epochs(study, table, place), _deadline(study, table))
+        training = partial(_train, study, entry, _epochs(study, table, place, entry), _deadline(study, table))
         finalists.append(_finalist(study, entry.trial, _once(study, f"final/{entry.trial.id}", training)))
     seen = statistics.median(finalist.result.info["epochs"] for finalist in finalists)
     references = []
@@ -221,11 +221,13 @@ def _seconds_to_test_file(arch: Arch, split: Split, deployment: Deployment) -> f
     return max(0.0, seconds(TIMED_IMAGES) - seconds(TIMED_IMAGES // 2)) * len(split) / (TIMED_IMAGES / 2)
 
 
-def _epochs(study: "Study", table: Timetable | None, place: int) -> float:
+def _epochs(study: "Study", table: Timetable | None, place: int, entry: Entry) -> float:
+    """What is asked for, or what there is time for; no less than the last training in the search, or nothing."""
     asked = study.spec.final.epochs
     if asked is not None or table is None:
         return asked or DEFAULT_EPOCHS
-    return table.epochs(place, study.budget.left or 0.0, least=study.plan.epochs)
+    least = entry.trial.fidelity_to - entry.trial.fidelity_from
+    return table.epochs(place, study.budget.left or 0.0, least)
 
 
 def _deadline(study: "Study", table: Timetable | None) -> float | None:

@@ -11,6 +11,7 @@ from hwnas.archive import Archive, Entry
 from hwnas.costs import Cost, Costs
 from hwnas.density import effective_size, rarity
 from hwnas.limits import starts_within
+from hwnas.schedule import Schedule
 from hwnas.strategy import Strategy
 from hwnas.trial import Trial
 from spaces.morphisms import Morphism
@@ -70,8 +71,8 @@ class Lemonade(Strategy):
         objectives: Sequence[str],
         seed: int = 0,
         *,
-        epochs: float = 2.0,
-        initial_epochs: float = 4.0,
+        epochs: Schedule = Schedule.constant(2.0),  # noqa: B008 (frozen)
+        initial_epochs: Schedule = Schedule.constant(4.0),  # noqa: B008
         proposals: int = 4,
         revisit: float = 0.25,
         max_parents: int = 40,

@@ -2,12 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 
+from hwnas.schedule import Schedule
+from objectives.cost import macs
 from objectives.data import Data
 from objectives.training import Precision, Recipe, batches, best_precision, best_threads, training_step
 from spaces.arch import Arch
@@ -19,6 +21,9 @@ TRAININGS = 120
 
 #: Fewest and most epochs that a child is planned to train.
 EPOCHS = (0.2, 5.0)
+
+#: The same for the first generation, and its part of the search's time: children inherit what it has learned.
+FIRST_EPOCHS, FIRST_SHARE = (0.4, 10.0), 0.2
 
 #: Without a budget in time.
 DEFAULT_EPOCHS = 2.0
@@ -37,12 +42,18 @@ class Plan:
 
     threads: int
     precision: Precision
-    epochs: float
-    initial_epochs: float
+    epochs: Schedule
+    initial_epochs: Schedule
 
     def to_json(self) -> dict[str, Any]:
-        """A plain mapping; `Plan(**mapping)` reads it."""
+        """A plain mapping; :meth:`from_json` reads it."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The plan that :meth:`to_json` wrote."""
+        schedules = {name: Schedule(**data[name]) for name in ("epochs", "initial_epochs")}
+        return cls(**{**data, **schedules})
 
 
 def measure(
@@ -75,12 +86,16 @@ def measure(
     if precision == "auto":
         precision = best_precision(network(archs[-1], device), data.train, recipe)
     recipe = replace(recipe, precision=precision)
-    if epochs is None:
-        epochs = DEFAULT_EPOCHS
-        if seconds is not None:
-            typical = statistics.fmean(seconds_per_epoch(network(arch, device), data, recipe) for arch in archs)
-            epochs = min(max(seconds / (TRAININGS * typical), EPOCHS[0]), EPOCHS[1])
-    return Plan(threads, precision, epochs, 2 * epochs if initial_epochs is None else initial_epochs)
+    if epochs is not None or seconds is None:
+        epochs = epochs or DEFAULT_EPOCHS
+        children, first = Schedule.constant(epochs), Schedule.constant(initial_epochs or 2 * epochs)
+    else:
+        times = [seconds_per_epoch(network(arch, device), data, recipe) for arch in archs]
+        work = [macs(arch) for arch in archs]
+        children = Schedule.fit(work, times, seconds / TRAININGS, EPOCHS)
+        first = Schedule.fit(work, times, FIRST_SHARE * seconds / len(archs), FIRST_EPOCHS)
+        first = first if initial_epochs is None else Schedule.constant(initial_epochs)
+    return Plan(threads, precision, children, first)
 
 
 def network(arch: Arch, device: torch.device) -> Network:

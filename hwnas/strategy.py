@@ -8,6 +8,7 @@ import numpy as np
 
 from hwnas.archive import Archive
 from hwnas.costs import Cost, Costs
+from hwnas.schedule import Schedule
 from hwnas.trial import Init, Result, Trial
 from spaces.morphisms import Morphism
 from spaces.space import Space
@@ -97,7 +98,7 @@ class Strategy(ABC):
         offset: int,
         genotype: Any,
         cost: Cost,
-        epochs: float,
+        epochs: Schedule,
         rng: np.random.Generator,
         *,
         parent: Trial | None = None,
@@ -125,14 +126,14 @@ class Strategy(ABC):
             moves=tuple(move.to_json() for move in moves),
             init=init,
             fidelity_from=start,
-            fidelity_to=start + epochs,
+            fidelity_to=start + epochs.epochs(cost),
             seed=int(rng.integers(2**31)),
             cheap={name: estimate.value for name, estimate in cost.items()},
             snapshot=self.costs.snapshot(),
             generation=self.generation,
         )
 
-    def sampled(self, count: int, epochs: float, rng: np.random.Generator) -> list[Trial]:
+    def sampled(self, count: int, epochs: Schedule, rng: np.random.Generator) -> list[Trial]:
         """Trials of random networks of the space, new and within the limits, to be trained from scratch."""
         seen = self.seen
         found: list[tuple[Any, Cost]] = []
@@ -163,7 +164,13 @@ class RandomSearch(Strategy):
     """
 
     def __init__(
-        self, space: Space[Any], costs: Costs, objectives: Sequence[str], seed: int = 0, *, epochs: float = 5.0
+        self,
+        space: Space[Any],
+        costs: Costs,
+        objectives: Sequence[str],
+        seed: int = 0,
+        *,
+        epochs: Schedule = Schedule.constant(5.0),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__(space, costs, objectives, seed)
         self.epochs = epochs

@@ -171,7 +171,7 @@ class Study:
         if store.get("box") is None:
             self._prepare(costs, recipe, device)
         self.box = Box.from_json(store.get("box"))
-        self.plan = plan.Plan(**store.get("plan"))
+        self.plan = plan.Plan.from_json(store.get("plan"))
         torch.set_num_threads(self.plan.threads)
         self.strategy = self._strategy(costs)
         self.strategy.restore(store.trials())

@@ -162,6 +162,9 @@ def test_a_moving_average_is_inherited_judged_and_calibrated(trained):
     deeper = child(first.trial, Deepen("n2", 3))
     run(replace(executor, parents=parents.__getitem__), deeper)
     assert trained[1]["ema"].keys() == SPACE.from_json(deeper.genotype).params.keys()
+    norms = {name for name in SPACE.apply(START, Deepen("n2", 3)).new if f"{name}.gamma" in trained[1]["ema"]}
+    assert norms
+    assert all(trained[1]["ema"][f"{name}.mean"].abs().max() > 0 for name in norms)  # of images, no longer zero
     run(make(parents), deeper)  # an average that is no longer kept is left behind
     assert trained[2]["ema"] is None
 

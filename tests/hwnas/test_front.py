@@ -1,6 +1,7 @@
 """The end of a study in parts; the whole of it is tested with the study."""
 
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_a_final_training_that_takes_too_long_is_kept_if_it_was_for_the_better(o
     assert (record["weights"] != entry.result.weights) == for_the_better
     assert (record["result"] != entry.result.to_json()) == for_the_better
     assert ("took too long" in " ".join(opened.progress.all)) != for_the_better
+
+
+def test_a_final_training_that_was_not_cut_counts_for_better_or_worse(opened):
+    opened.executor = replace(opened.executor, recipe=replace(opened.executor.recipe, lr=3.0, schedule="cosine"))
+    entry = front._chosen(opened)[0]
+    record = final._train(opened, entry, epochs=0.05, deadline=time.monotonic() + 1e6)
+    assert record["weights"] != entry.result.weights
+    assert record["result"]["values"]["error"] > entry.result.values["error"]
 
 
 def test_time_is_shared_out_by_what_was_measured(opened):

@@ -6,6 +6,7 @@ import pytest
 from hwnas import lemonade
 from hwnas.lemonade import Lemonade
 from hwnas.limits import starts_within
+from hwnas.schedule import Schedule
 from hwnas.trial import Result
 from spaces.morphisms import move_from_json
 from spaces.plain import PlainSpace
@@ -36,13 +37,13 @@ def test_begins_with_all_starts_of_the_space_however_few_are_asked_at_a_time():
     starts = {SPACE.decode(genotype).hash for genotype in SPACE.starts()}
     assert len(starts) > 3
     for count in (1, 3, 20):
-        asked = play(make(initial_epochs=7), asks=-(-len(starts) // count), count=count)
+        asked = play(make(initial_epochs=Schedule.constant(7)), asks=-(-len(starts) // count), count=count)
         assert {trial.hash for trial in asked} == starts
         assert {(trial.init, trial.fidelity_from, trial.fidelity_to) for trial in asked} == {("scratch", 0, 7)}
 
 
 def test_children_are_what_their_moves_make_of_their_parents():
-    asked = play(make(epochs=3), asks=8)
+    asked = play(make(epochs=Schedule.constant(3)), asks=8)
     children = [trial for trial in asked if trial.init == "parent"]
     assert len(children) > 10
     assert {len(trial.moves) for trial in children} == {1, 2, 3}
@@ -57,7 +58,7 @@ def test_children_are_what_their_moves_make_of_their_parents():
 
 
 def test_without_inheritance_everything_is_trained_from_scratch():
-    asked = play(make(inherit=False, epochs=3, initial_epochs=3), asks=8)
+    asked = play(make(inherit=False, epochs=Schedule.constant(3), initial_epochs=Schedule.constant(3)), asks=8)
     assert {(trial.init, trial.fidelity_from, trial.fidelity_to) for trial in asked} == {("scratch", 0, 3)}
     assert any(trial.parent is not None and trial.moves for trial in asked)
     assert len({trial.hash for trial in asked}) == len(asked)
@@ -81,7 +82,7 @@ def test_a_part_of_the_trainings_goes_to_the_front(revisit, least, most):
 
 
 def test_first_to_be_trained_on_are_networks_in_doubt_then_the_least_trained():
-    strategy = make(revisit=0.999, epochs=1)
+    strategy = make(revisit=0.999, epochs=Schedule.constant(1))
     starts = strategy.ask(100)
     by_size = sorted(starts, key=lambda trial: trial.cheap["params"])
     errors = {trial.id: 0.5 / (1 + place) for place, trial in enumerate(by_size)}

@@ -6,6 +6,8 @@ import torch
 
 from hwnas import plan
 from hwnas.plan import EPOCHS, Plan, measure, network, seconds_per_epoch
+from hwnas.schedule import Schedule
+from objectives.base import Estimate
 from objectives.training import Recipe
 from spaces.plain import PlainSpace
 from tests.hwnas.toys import digits
@@ -24,9 +26,9 @@ def _threads_as_they_were():
 
 def test_what_the_user_fixed_stays():
     found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=1e-9, threads=2, epochs=0.7, initial_epochs=0.9)
-    assert found == Plan(threads=2, precision="fp32", epochs=0.7, initial_epochs=0.9)
+    assert found == Plan(2, "fp32", Schedule.constant(0.7), Schedule.constant(0.9))
     assert torch.get_num_threads() == 2
-    assert Plan(**found.to_json()) == found
+    assert Plan.from_json(found.to_json()) == found
 
 
 def test_what_nobody_fixed_is_measured(monkeypatch):
@@ -34,14 +36,16 @@ def test_what_nobody_fixed_is_measured(monkeypatch):
     found = measure(SPACE.starts(), digits(), replace(RECIPE, precision="auto"), CPU, seconds=None)
     assert found.threads == torch.get_num_threads() == 1
     assert found.precision in ("bf16", "fp32")
-    assert (found.epochs, found.initial_epochs) == (plan.DEFAULT_EPOCHS, 2 * plan.DEFAULT_EPOCHS)
+    constant = [Schedule.constant(epochs) for epochs in (plan.DEFAULT_EPOCHS, 2 * plan.DEFAULT_EPOCHS)]
+    assert [found.epochs, found.initial_epochs] == constant
 
 
 def test_epochs_follow_the_time_within_bounds(monkeypatch):
     monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: 2.0)
 
     def epochs(seconds):
-        return measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1).epochs
+        found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1)
+        return found.epochs.epochs({"macs": Estimate.exact(1e5)})
 
     assert epochs(plan.TRAININGS * 2.0) == pytest.approx(1)
     assert epochs(plan.TRAININGS * 6.0) == pytest.approx(3)

@@ -61,7 +61,10 @@ def test_torchvision_networks_for_larger_images(channels):
     assert (mobilenet.params, resnet.params) == (1_528_106, 11_181_642)  # with ten classes
     assert resnet.macs == 37_016_576
     assert mobilenet.peak_memory is None
-    module = mobilenet.build(0)
+    module = mobilenet.build(0).eval()
+    images = data.test.images[:2].float() / 255
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (data.mean, data.std))
+    assert torch.equal(module(images), module.network(((images - mean) / std).expand(-1, 3, -1, -1)))
     assert torch.equal(next(module.parameters()), next(mobilenet.build(0).parameters()))
     if channels == 1:
         agree(mobilenet, data)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hwnas.lemonade import Lemonade
+from hwnas.schedule import Schedule
 from hwnas.strategy import RandomSearch, Strategy
 from hwnas.trial import Result, Trial
 from spaces.errors import LimitError
@@ -164,7 +165,7 @@ class TestRandomSearch(Contract):
     reachable = 2  # it draws no kernels of 1
 
     def make(self, seed=0, space=SPACE, **of_costs):
-        return RandomSearch(space, costs(**of_costs), OBJECTIVES, seed, epochs=3.0)
+        return RandomSearch(space, costs(**of_costs), OBJECTIVES, seed, epochs=Schedule.constant(3.0))
 
     def test_a_limit_that_nothing_keeps_yields_nothing(self):
         assert self.make(limits={"params": 10.0}).ask(4) == []

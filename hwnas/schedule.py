@@ -1,0 +1,69 @@
+"""`Schedule`: how many epochs a network trains in the search; about the same *time* for each, not the same epochs.
+
+A small network costs little per epoch and needs many. Were all to train for the same epochs, the small ones would stay
+unfinished while nearly all the time goes to the large ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from scipy.optimize import nnls
+
+from hwnas.costs import Cost
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Epochs by cost: the time for one training, over the seconds that an epoch is expected to take.
+
+    Attributes:
+        seconds: For one training.
+        fixed: Seconds that an epoch takes for any network.
+        per_mac: Seconds more for each multiply-accumulate of one image.
+        least: Fewest epochs.
+        most: Most epochs.
+    """
+
+    seconds: float
+    fixed: float
+    per_mac: float
+    least: float
+    most: float
+
+    @classmethod
+    def constant(cls, epochs: float) -> Self:
+        """The same epochs for every network."""
+        return cls(seconds=epochs, fixed=1.0, per_mac=0.0, least=epochs, most=epochs)
+
+    @classmethod
+    def fit(
+        cls, macs: Sequence[float], epoch_seconds: Sequence[float], seconds: float, bounds: tuple[float, float]
+    ) -> Self:
+        """A schedule from measured epochs: non-negative least squares of the relative error.
+
+        Args:
+            macs: Multiply-accumulates of each measured network.
+            epoch_seconds: What an epoch of it takes.
+            seconds: For one training.
+            bounds: Fewest and most epochs.
+
+        >>> schedule = Schedule.fit([1e6, 1e7], [2.0, 11.0], seconds=5.5, bounds=(0.1, 2.0))
+        >>> round(schedule.fixed, 6), round(schedule.per_mac * 1e6, 6)
+        (1.0, 1.0)
+        """
+        measured = np.asarray(epoch_seconds, dtype=np.float64)
+        design = np.stack([np.ones(len(measured)), np.asarray(macs, dtype=np.float64)], axis=1) / measured[:, None]
+        unit = design.max(axis=0)
+        (fixed, per_mac), _ = nnls(design / unit, np.ones(len(measured)))
+        return cls(seconds, float(fixed / unit[0]), float(per_mac / unit[1]), *bounds)
+
+    def epochs(self, cost: Cost) -> float:
+        """Epochs for a network of this cost, which includes its MACs where they matter.
+
+        >>> Schedule.constant(2.5).epochs({})
+        2.5
+        """
+        macs = cost["macs"].value if self.per_mac else 0.0
+        return min(max(self.seconds / (self.fixed + self.per_mac * macs), self.least), self.most)
