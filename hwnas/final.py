@@ -20,7 +20,7 @@ from hwnas.trial import Result, Trial
 from latency import Deployment
 from objectives.accuracy import evaluate, predict_logits
 from objectives.data import Split
-from objectives.training import train
+from objectives.training import best_threads, train, training_step
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.onnx import to_onnx
@@ -185,6 +185,9 @@ def _timetable(study: "Study", chosen: Sequence[Entry], stock: Sequence[Referenc
         return None
     recipe, device, data = study.executor.recipe, study.executor.device, study.data
     archs = [study.space.decode(study.space.from_json(entry.trial.genotype)) for entry in chosen]
+    if study.spec.threads is None:  # measured again: cores that were free when the search began need not be so now
+        step = training_step(plan.network(archs[len(archs) // 2], device), data.train, recipe)
+        torch.set_num_threads(best_threads(step))
     finalists = [plan.seconds_per_epoch(plan.network(arch, device), data, recipe) for arch in archs]
     tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data.test) for arch in archs]
     tests += [_seconds_to_test_file(arch, data.test, study.deployment) for arch in archs]
