@@ -29,6 +29,9 @@ from spaces.errors import DataError, SpecError, TrainingError
 Precision = Literal["bf16", "fp32"]
 Alternative = TypeVar("Alternative", bound=Hashable)
 
+WORTH_A_THREAD = 1.25
+"""A number of threads this much slower than the fastest is still preferred, being smaller."""
+
 CHECK_EVERY = 50
 """Steps between two looks at the loss: each look makes the host wait for the device."""
 
@@ -274,7 +277,9 @@ def batches(images: int, batch_size: int | None = None) -> tuple[int, int]:
 
 
 def best_threads(step: Callable[[], object], *, rounds: int = 5) -> int:
-    """Smallest number of CPU threads within 5 % of the fastest, measured.
+    """Smallest number of CPU threads that is not much slower than the fastest, measured.
+
+    More threads have to save a fifth of the time: if the cores are wanted elsewhere later, they cost many times that.
 
     Threads beyond the cores that are really free can make a small network several times slower, and no call of the
     operating system says how many are free. So 1, 2, 4, .. and all visible cores take turns, and medians are compared.
@@ -300,7 +305,7 @@ def best_threads(step: Callable[[], object], *, rounds: int = 5) -> int:
         seconds = _medians({count: functools.partial(turn, count) for count in counts}, rounds)
     finally:
         torch.set_num_threads(before)
-    return min(count for count in counts if seconds[count] <= 1.05 * min(seconds.values()))
+    return min(count for count in counts if seconds[count] <= WORTH_A_THREAD * min(seconds.values()))
 
 
 _precisions: dict[tuple[Hashable, ...], Precision] = {}

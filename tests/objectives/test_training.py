@@ -530,12 +530,13 @@ class Clock:
 @pytest.mark.parametrize(
     ("seconds", "best"),
     [
-        ({1: 1.0, 2: 0.96, 4: 1.0, 6: 7.0}, 1),
-        ({1: 3.0, 2: 1.04, 4: 1.0, 6: 1.0}, 2),
+        ({1: 1.2, 2: 1.0, 4: 1.0, 6: 7.0}, 1),
+        ({1: 1.3, 2: 1.0, 4: 1.0, 6: 7.0}, 2),
+        ({1: 3.0, 2: 1.2, 4: 1.0, 6: 1.0}, 2),
         ({1: 3.0, 2: 2.0, 4: 1.5, 6: 1.0}, 6),
     ],
 )
-def test_best_threads_prefers_the_fewest_within_five_percent(monkeypatch, seconds, best):
+def test_best_threads_prefers_the_fewest_that_are_not_much_slower(monkeypatch, seconds, best):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     clock = Clock(monkeypatch)
     tried = []
