@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from latency import Deployment as Deployment
     from latency import LatencyTable as LatencyTable
     from objectives.data import load_data as load_data
-    from objectives.training import Recipe as Recipe
+    from objectives.recipe import Recipe as Recipe
     from spaces.arch import Arch as Arch
     from spaces.errors import HwnasError as HwnasError
     from spaces.network import Network as Network
@@ -53,7 +53,7 @@ _HOMES = {
     "Network": "spaces.network",
     "PlainSpace": "spaces.plain",
     "RandomSearch": "hwnas.strategy",
-    "Recipe": "objectives.training",
+    "Recipe": "objectives.recipe",
     "Result": "hwnas.trial",
     "Space": "spaces.space",
     "Spec": "hwnas.spec",

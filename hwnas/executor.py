@@ -11,7 +11,8 @@ import torch
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Metric, evaluate
 from objectives.data import Data
-from objectives.training import Precision, Recipe, out_of_memory_is_an_error, train
+from objectives.recipe import Precision, Recipe
+from objectives.training import out_of_memory_is_an_error, train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.morphisms import move_from_json

@@ -11,7 +11,8 @@ import torch
 from hwnas.schedule import Schedule
 from objectives.cost import macs
 from objectives.data import Data
-from objectives.training import Precision, Recipe, batches, best_precision, best_threads, training_step
+from objectives.recipe import Precision, Recipe
+from objectives.training import batches, best_precision, best_threads, training_step
 from spaces.arch import Arch
 from spaces.network import Network
 from spaces.state import initial_state

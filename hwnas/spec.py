@@ -7,7 +7,7 @@ from it. The keys of four sections are arguments of the rooms they configure, wh
 `data`          `objectives.data.load_data`
 `space`         `spaces.plain.PlainSpace`
 `deployment`    `latency.deployment.Deployment.here`
-`training`      `objectives.training.Recipe`
+`training`      `objectives.recipe.Recipe`
 ==============  ===========================================
 """
 
@@ -35,7 +35,7 @@ from hwnas.quantities import OBJECTIVES, format_duration, format_quantity, parse
 from spaces.errors import SpecError
 
 if TYPE_CHECKING:
-    from objectives.training import Recipe
+    from objectives.recipe import Recipe
 
 # The sections
 
@@ -207,7 +207,7 @@ class SearchSection(_Section):
 
 
 class TrainingSection(_Section):
-    """How every network is trained; see `objectives.training.Recipe`. Epochs and seed belong to `search` and `final`.
+    """How every network is trained; see `objectives.recipe.Recipe`. Epochs and seed belong to `search` and `final`.
 
     Attributes:
         batch_size: images a step; null: by the number of images.
@@ -420,7 +420,7 @@ class Spec(_Section):
         """
         # Imported here: it starts torch, and reading a specification must not.
         from objectives.datasets import dataset_name
-        from objectives.training import Recipe
+        from objectives.recipe import Recipe
 
         settings = self.training.model_dump()
         if settings["flip"] == "auto":

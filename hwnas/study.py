@@ -28,7 +28,7 @@ from objectives import cost
 from objectives.base import Objective
 from objectives.data import Data, Split, load_data
 from objectives.datasets import dataset_name
-from objectives.training import Recipe
+from objectives.recipe import Recipe
 from spaces.errors import HwnasError, StoreError
 from spaces.plain import PlainSpace
 from spaces.state import State

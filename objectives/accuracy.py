@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from objectives.augment import to_float
 from objectives.data import Split
+from objectives.recipe import Precision
 from objectives.training import (
-    Precision,
     device_of,
     fitting,
     mode,

@@ -7,7 +7,7 @@ import hwnas.executor
 from hwnas.executor import WARM_LR, Executor
 from hwnas.trial import Trial
 from objectives.accuracy import evaluate
-from objectives.training import Recipe
+from objectives.recipe import Recipe
 from spaces.morphisms import Deepen, Prune, Separate, Widen
 from spaces.network import Network
 from spaces.plain import PlainSpace

@@ -8,7 +8,7 @@ from hwnas import plan
 from hwnas.plan import EPOCHS, Plan, measure, network, seconds_per_epoch
 from hwnas.schedule import Schedule
 from objectives.base import Estimate
-from objectives.training import Recipe
+from objectives.recipe import Recipe
 from spaces.plain import PlainSpace
 from tests.hwnas.toys import digits
 

@@ -12,7 +12,7 @@ from hwnas.lemonade import Lemonade
 from hwnas.spec import Spec, parse_budget
 from latency.deployment import Deployment
 from objectives.data import load_data
-from objectives.training import Recipe
+from objectives.recipe import Recipe
 from spaces.errors import SpecError
 from spaces.plain import PlainSpace
 

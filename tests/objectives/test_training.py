@@ -15,13 +15,12 @@ import objectives.training
 from objectives.accuracy import evaluate
 from objectives.augment import shifted, to_float
 from objectives.data import Split
+from objectives.recipe import Recipe, learning_rate
 from objectives.training import (
     CHECK_EVERY,
-    Recipe,
     batches,
     best_precision,
     best_threads,
-    learning_rate,
     train,
     training_step,
 )
