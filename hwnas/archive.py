@@ -62,6 +62,18 @@ class Archive:
         keeps = [all(entry.values[name] <= limit for name, limit in limits.items()) for entry in self.entries]
         return self._chosen(np.flatnonzero(keeps))
 
+    def useful(self, guessing: float) -> "Archive":
+        """The entries at least midway from guessing to the most accurate one; a low cost alone is no use to anybody.
+
+        Args:
+            guessing: The error of naming the same class for every image.
+        """
+        if not self.entries:
+            return self
+        errors = self.matrix(["error"])[:, 0]
+        best = errors.min()
+        return self._chosen(np.flatnonzero(errors <= max(best, (best + guessing) / 2)))
+
     def spread(self, count: int) -> "Archive":
         """At most `count` entries that dominate most (see :func:`hwnas.pareto.subset`), on comparable scales."""
         if len(self) <= count:

@@ -29,7 +29,7 @@ class Box:
 
     @classmethod
     def around(
-        cls, starts: Sequence[Cost], objectives: Sequence[str], limits: Mapping[str, float], chance: float
+        cls, starts: Sequence[Cost], objectives: Sequence[str], limits: Mapping[str, float], guessing: float
     ) -> Self:
         """The box of a study.
 
@@ -37,9 +37,9 @@ class Box:
             starts: Costs of the networks a search begins with; costs reach a decade below and above them.
             objectives: Names of all objectives, the error among them.
             limits: Where there is one it is the worst corner.
-            chance: Error of guessing, the worst corner of the error; the best is 0.
+            guessing: Error of naming the same class for every image, the worst corner of the error; the best is 0.
         """
-        corners = {"error": (0.0, chance)}
+        corners = {"error": (0.0, guessing)}
         for name in objectives:
             if name != "error":
                 values = [cost[name].value for cost in starts]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hwnas.trial import Result, Trial
-from objectives.accuracy import Metric, evaluate
+from objectives.accuracy import Accuracy, Metric, evaluate
 from objectives.data import Data
 from objectives.recipe import Precision, Recipe
 from objectives.training import out_of_memory_is_an_error, train
@@ -121,6 +121,14 @@ class Executor:
             "loss": run.loss,
         }
         return Outcome(trial, Result({"error": 1 - found.value}, time.monotonic() - began, info=info), trained)
+
+    def judge(self, arch: Arch, state: State) -> Accuracy:
+        """Accuracy on the validation split, in full precision.
+
+        Raises:
+            TrainingError: The network is broken, or memory ran out.
+        """
+        return evaluate(Network(arch, state.best).to(self.device), self.data.val, self.metric)
 
     def _start(self, trial: Trial) -> tuple[Arch, State, torch.nn.Module | None]:
         """Architecture, first weights, and a teacher where a move was approximate."""

@@ -254,26 +254,33 @@ def _once(study: "Study", name: str, training: Callable[[], dict[str, Any]]) -> 
 
 
 def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) -> dict[str, Any]:
-    """From the weights of the search through one more whole schedule; they stay as they are if that cannot be."""
-    trial = entry.trial
-    kept = {"result": entry.result.to_json(), "weights": entry.result.weights}
+    """From the weights of the search through one more whole schedule, unless that cannot be or does harm.
+
+    Harm is an error that rises by more than its standard error; less may be chance, and then more training is better.
+    """
+    trial, executor = entry.trial, study.executor
+    arch = study.space.decode(study.space.from_json(trial.genotype))
+    _, state = study.parent(trial.id)
+    before = executor.judge(arch, state)  # again: the search may have judged in a lower precision
+    info = {**entry.result.info, "stderr": before.stderr}
+    result = replace(entry.result, values={**entry.result.values, "error": 1 - before.value}, info=info)
+    kept = {"result": result.to_json(), "weights": entry.result.weights}
     if not epochs:
         study.progress.note(f"no time is left to train {trial.hash[:8]} any further than the search did")
         return kept
-    arch = study.space.decode(study.space.from_json(trial.genotype))
-    _, state = study.parent(trial.id)
-    recipe = replace(study.executor.recipe, epochs=epochs, seed=study.spec.seed)
+    recipe = replace(executor.recipe, epochs=epochs, seed=study.spec.seed)
     further = replace(trial, fidelity_from=trial.fidelity_to, fidelity_to=trial.fidelity_to + epochs)
     try:
-        outcome = study.executor.finish(further, arch, State(state.value, state.ema), recipe, deadline=deadline)
+        outcome = executor.finish(further, arch, State(state.value, state.ema), recipe, deadline=deadline)
     except TrainingError as error:
         study.progress.note(f"{trial.hash[:8]} stays as the search left it: {error}")
         return kept
-    assert outcome.state is not None
-    late = deadline is not None and time.monotonic() >= deadline
-    if late and outcome.result.values["error"] > entry.values["error"]:
-        study.progress.note(f"{trial.hash[:8]} stays as the search left it: its final training took too long")
+    after = 1 - outcome.result.values["error"]
+    if after < before.value - before.stderr:
+        change = f"accuracy from {100 * before.value:.1f} to {100 * after:.1f} %"
+        study.progress.note(f"{trial.hash[:8]} stays as the search left it: final training took its {change}")
         return kept
+    assert outcome.state is not None
     weights = study.store.save_weights(State(outcome.state.best).flat())
     return {"result": outcome.result.to_json(), "weights": weights}
 

@@ -39,8 +39,10 @@ def finish(study: "Study") -> manifests.Manifest:
         LimitError: No network that was trained keeps the limits.
         TrainingError: No network could be trained.
     """
-    stock = references(study.space, study.data) if study.spec.final.references else []
-    finalists, trained = train_all(study, _chosen(study), stock)
+    chosen = _chosen(study)
+    macs = [entry.values["macs"] for entry in chosen]
+    stock = references(study.space, study.data, macs) if study.spec.final.references else []
+    finalists, trained = train_all(study, chosen, stock)
     study.update("measuring", 0, 1)
     files = [to_onnx(one.arch, one.state.value, batch=study.deployment.batch) for one in finalists]
     stock_files = [one.reference.export(one.module, study.deployment.batch) for one in trained]
@@ -92,7 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def _chosen(study: "Study") -> list[Entry]:
-    """The finalists: the front within the limits, thinned out by hypervolume; the most accurate first."""
+    """The finalists: what is useful of the front within the limits, thinned out by hypervolume; most accurate first."""
     archive = study.strategy.archive
     if not archive.entries:
         reasons = [result.reason for _, result in study.strategy.records if result is not None]
@@ -103,7 +105,8 @@ def _chosen(study: "Study") -> list[Entry]:
         raise LimitError(
             f"none of the {len(archive)} networks trained keeps the limits ({limits}); give the search a larger budget"
         )
-    front = within.front().spread(study.spec.final.models)
+    guessing = study.box.reference[study.objectives.index("error")]
+    front = within.front().useful(guessing).spread(study.spec.final.models)
     return sorted(front.entries, key=lambda entry: entry.values["error"])
 
 

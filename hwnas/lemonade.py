@@ -113,14 +113,18 @@ class Lemonade(Strategy):
         return starts_within(self.space, self.costs)
 
     def _revisited(self, front: Archive, count: int) -> list[Entry]:
-        """Networks of the front to train on: first those whose place is in doubt, and of these the least trained."""
+        """Networks of the front to train on: the least trained; where the place is in doubt, half of it counts."""
         busy = {trial.hash for trial, result in self.records if result is None}
         ranked = sorted(
-            (not doubt, entry.trial.fidelity_to, entry.trial.id, entry)
+            (self._trainings(entry.trial) / (2 if doubt else 1), entry.trial.id, entry)
             for entry, doubt in zip(front.entries, self._in_doubt(front), strict=True)
             if entry.trial.hash not in busy
         )
         return [entry for *_, entry in ranked[:count]]
+
+    def _trainings(self, trial: Trial) -> float:
+        """Epochs seen, ancestors' included, in units of what a network of this size gets at a time."""
+        return trial.fidelity_to / self.epochs.epochs(trial.cheap)
 
     def _in_doubt(self, front: Archive) -> list[bool]:
         """Whether another network, which costs no more, has an error within one standard error of that of each."""

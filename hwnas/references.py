@@ -1,6 +1,8 @@
 """Stock networks trained by the same recipe on the same data, so that a user sees whether the search paid."""
 
-from collections.abc import Callable
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -10,14 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from objectives import cost
 from objectives.data import Data
-from spaces.arch import Arch
 from spaces.network import Network
 from spaces.onnx import to_onnx
 from spaces.plain import PlainSpace
 from spaces.state import initial_state
 
-#: Channels of the first stage of the plain references; each later stage has twice those of the one before.
-PLAIN_WIDTHS = (8, 16, 32)
+#: Channels that the first stage of a plain reference may have; each later stage has twice those of the one before.
+PLAIN_WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 #: torchvision's networks shrink the map by 32 on the way.
 SMALLEST_IMAGE = 32
@@ -44,18 +45,31 @@ class Reference:
     peak_memory: int | None
 
 
-def references(space: PlainSpace, data: Data) -> list[Reference]:
-    """Three plain chains of two convolutions a stage; torchvision's two where the images are large enough."""
-    found = []
-    for width in PLAIN_WIDTHS:
-        arch = space.plain([width * 2**stage for stage in range(space.stages)], [2] * space.stages)
-        found.append(_plain(f"plain-{width}", arch, data))
+def references(space: PlainSpace, data: Data, macs: Sequence[float]) -> list[Reference]:
+    """Three plain chains of two convolutions a stage; torchvision's two where the images are large enough.
+
+    The plain ones are scaled to the front, for an answer at equal cost: to the smallest, the middle (geometric mean)
+    and the largest of its networks.
+
+    Args:
+        space: Gives the number of stages.
+        data: What they are trained on.
+        macs: Multiply-accumulates of each network of the front, at least one.
+    """
+    plain = [_plain(space, width, data) for width in PLAIN_WIDTHS]
+    chosen: set[int] = set()
+    for target in (min(macs), statistics.geometric_mean(macs), max(macs)):
+        free = [i for i in range(len(plain)) if i not in chosen]
+        chosen.add(min(free, key=lambda i: abs(math.log(plain[i].macs / target))))
+    found = [plain[i] for i in sorted(chosen)]
     if min(data.shape[1:]) >= SMALLEST_IMAGE:
         found += [_torchvision(name, data) for name in ("mobilenet_v3_small", "resnet18")]
     return found
 
 
-def _plain(name: str, arch: Arch, data: Data) -> Reference:
+def _plain(space: PlainSpace, width: int, data: Data) -> Reference:
+    arch = space.plain([width * 2**stage for stage in range(space.stages)], [2] * space.stages)
+
     def build(seed: int) -> nn.Module:
         return Network(arch, initial_state(arch, seed, mean=list(data.mean), std=list(data.std)).value)
 
@@ -63,7 +77,7 @@ def _plain(name: str, arch: Arch, data: Data) -> Reference:
         assert isinstance(module, Network)
         return to_onnx(arch, module.tensors(), batch=batch)
 
-    return Reference(name, build, export, cost.params(arch), cost.macs(arch), cost.peak_memory(arch))
+    return Reference(f"plain-{width}", build, export, cost.params(arch), cost.macs(arch), cost.peak_memory(arch))
 
 
 class _Normalised(nn.Module):

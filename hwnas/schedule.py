@@ -4,14 +4,12 @@ A small network costs little per epoch and needs many. Were all to train for the
 unfinished while nearly all the time goes to the large ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from scipy.optimize import nnls
-
-from hwnas.costs import Cost
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,11 @@ class Schedule:
         (fixed, per_mac), _ = nnls(design / unit, np.ones(len(measured)))
         return cls(seconds, float(fixed / unit[0]), float(per_mac / unit[1]), *bounds)
 
-    def epochs(self, cost: Cost) -> float:
-        """Epochs for a network of this cost, which includes its MACs where they matter.
+    def epochs(self, cheap: Mapping[str, float]) -> float:
+        """Epochs for a network with these cheap objectives, MACs among them where they matter.
 
         >>> Schedule.constant(2.5).epochs({})
         2.5
         """
-        macs = cost["macs"].value if self.per_mac else 0.0
+        macs = cheap["macs"] if self.per_mac else 0.0
         return min(max(self.seconds / (self.fixed + self.per_mac * macs), self.least), self.most)

@@ -117,6 +117,7 @@ class Strategy(ABC):
             moves: How.
             init: Where its weights come from.
         """
+        cheap = {name: estimate.value for name, estimate in cost.items()}
         start = parent.fidelity_to if parent is not None and init in ("parent", "checkpoint") else 0.0
         return Trial(
             id=len(self._records) + offset,
@@ -126,9 +127,9 @@ class Strategy(ABC):
             moves=tuple(move.to_json() for move in moves),
             init=init,
             fidelity_from=start,
-            fidelity_to=start + epochs.epochs(cost),
+            fidelity_to=start + epochs.epochs(cheap),
             seed=int(rng.integers(2**31)),
-            cheap={name: estimate.value for name, estimate in cost.items()},
+            cheap=cheap,
             snapshot=self.costs.snapshot(),
             generation=self.generation,
         )

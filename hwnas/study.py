@@ -25,6 +25,7 @@ from hwnas.strategy import RandomSearch, Strategy
 from hwnas.trial import Trial
 from latency import Deployment, LatencyTable, make_runtime
 from objectives import cost
+from objectives.accuracy import guess
 from objectives.base import Objective
 from objectives.data import Data, Split, load_data
 from objectives.datasets import dataset_name
@@ -304,8 +305,8 @@ class Study:
             initial_epochs=self.spec.search.initial_epochs,
         )
         self.store.put("plan", measured.to_json())
-        chance = 1 - 1 / len(self.data.classes)
-        self.store.put("box", Box.around(costs.of(first), self.objectives, self.spec.limits, chance).to_json())
+        guessing = 1 - guess(self.data.val.labels, self.spec.data.metric)
+        self.store.put("box", Box.around(costs.of(first), self.objectives, self.spec.limits, guessing).to_json())
 
     def _title(self) -> list[str]:
         data = self.data

@@ -114,6 +114,22 @@ def score(logits: Tensor, labels: Tensor, metric: Metric = "accuracy") -> Accura
     )
 
 
+def guess(labels: Tensor, metric: Metric = "accuracy") -> float:
+    """Accuracy of naming the same class for every image, the best such class; a network worth keeping beats it.
+
+    Args:
+        labels: int64 (N,), at least one.
+        metric: What counts.
+
+    >>> guess(torch.tensor([0, 0, 0, 1])), guess(torch.tensor([0, 0, 0, 1]), "balanced-accuracy")
+    (0.75, 0.5)
+    """
+    count = torch.bincount(labels.cpu())
+    if metric == "balanced-accuracy":
+        return 1 / int((count > 0).sum())
+    return float(count.max() / count.sum())
+
+
 @out_of_memory_is_an_error()
 def predict_logits(
     module: nn.Module,

@@ -72,6 +72,14 @@ def test_within():
     assert hashes(archive.within({"params": 1})) == []
 
 
+def test_useful_is_at_least_midway_from_guessing_to_the_best():
+    archive = Archive([record(i, f"n{i}", error, 1.0) for i, error in enumerate([0.1, 0.5, 0.51, 0.9])], OBJECTIVES)
+    assert hashes(archive.useful(guessing=0.9)) == ["n0", "n1"]
+    assert hashes(archive.useful(guessing=0.92)) == ["n0", "n1", "n2"]
+    assert hashes(archive.useful(guessing=0.05)) == ["n0"]  # the best, though it is worse than guessing
+    assert hashes(Archive([], OBJECTIVES).useful(guessing=0.9)) == []
+
+
 @pytest.fixture
 def ten():
     """A front of ten that halve the error with each factor of two."""

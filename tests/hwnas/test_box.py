@@ -13,7 +13,7 @@ STARTS = [
 
 
 def test_reaches_a_decade_beyond_the_starts_and_up_to_the_limits():
-    box = Box.around(STARTS, ["error", "params", "latency"], {"latency": 3.0}, chance=0.9)
+    box = Box.around(STARTS, ["error", "params", "latency"], {"latency": 3.0}, guessing=0.9)
     assert box.objectives == ("error", "params", "latency")
     assert box.ideal == pytest.approx((0, 100, 0.2))
     assert box.reference == pytest.approx((0.9, 500_000, 3.0))
@@ -48,5 +48,5 @@ def test_more_networks_never_dominate_less():
 
 
 def test_json():
-    box = Box.around(STARTS, ["error", "params", "latency"], {}, chance=0.5)
+    box = Box.around(STARTS, ["error", "params", "latency"], {}, guessing=0.5)
     assert Box.from_json(json.loads(json.dumps(box.to_json()))) == box

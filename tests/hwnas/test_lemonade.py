@@ -17,7 +17,7 @@ from tests.hwnas.toys import OBJECTIVES, SPACE, costs, failed, play
 GOLDEN = """
 3d994a a1fe41 2514c5 100007 945690 0cfd99 100007 9fee54 b819d0 a7d3f9 100007 624e89 1c2850 4a2a87 3d994a
 c81dc2 cfe632 5d8edf 3d994a a1fe41 14d107 eab3c9 3d994a 250c67 b43783 a0f53a 3d994a 4209fe 907db4 67a705
-3d994a 1c2850 85330a eb8619 c81dc2 54c1e9 0c41e4 bd2f62
+1c2850 c81dc2 85330a eb8619 c81dc2 54c1e9 0c41e4 bd2f62
 """
 
 
@@ -81,23 +81,39 @@ def test_a_part_of_the_trainings_goes_to_the_front(revisit, least, most):
     assert least <= len(continued) <= most
 
 
-def test_first_to_be_trained_on_are_networks_in_doubt_then_the_least_trained():
+def revisits(asks, stderr_later):
+    """Hashes in the order in which the starts are trained on, and the one whose place was in doubt at first."""
     strategy = make(revisit=0.999, epochs=Schedule.constant(1))
     starts = strategy.ask(100)
     by_size = sorted(starts, key=lambda trial: trial.cheap["params"])
-    errors = {trial.id: 0.5 / (1 + place) for place, trial in enumerate(by_size)}
+    errors = {trial.hash: 0.5 / (1 + place) for place, trial in enumerate(by_size)}
     doubted = by_size[-1]
-    errors[doubted.id] = errors[by_size[-2].id] - 0.001  # hardly better than one that is smaller in all
+    errors[doubted.hash] = errors[by_size[-2].hash] - 0.001  # hardly better than one that is smaller in all
     assert all(by_size[-2].cheap[name] < value for name, value in doubted.cheap.items())
     for trial in starts:
-        strategy.tell(trial.id, Result({"error": errors[trial.id]}, 1.0, info={"stderr": 0.01}))
+        strategy.tell(trial.id, Result({"error": errors[trial.hash]}, 1.0, info={"stderr": 0.01}))
     order = []
-    for _ in starts:
+    for _ in range(asks * len(starts)):
         (trial,) = strategy.ask(1)
-        order.append(trial.hash)
-        strategy.tell(trial.id, Result({"error": errors[starts[trial.parent].id]}, 1.0, info={"stderr": 0.0}))
-    assert order[0] == doubted.hash
-    assert sorted(order) == sorted(trial.hash for trial in starts)  # each once, before any is trained on again
+        if trial.init == "checkpoint":
+            order.append(trial.hash)
+            strategy.tell(trial.id, Result({"error": errors[trial.hash]}, 1.0, info={"stderr": stderr_later}))
+    return order, doubted.hash
+
+
+def test_first_to_be_trained_on_are_networks_in_doubt_then_the_least_trained():
+    order, doubted = revisits(asks=1, stderr_later=0.0)
+    assert order[0] == doubted
+    assert max(Counter(order).values()) == 1  # each once, before any is trained on again
+
+
+def test_a_network_that_stays_in_doubt_gets_twice_the_training_and_no_more():
+    order, doubted = revisits(asks=10, stderr_later=0.01)
+    counts = Counter(order)
+    others = [count for key, count in counts.items() if key != doubted]
+    assert len(others) > 2
+    assert counts[doubted] == pytest.approx(2 * max(others), abs=5)  # what they had at first counts as well
+    assert max(others) - min(others) <= 1
 
 
 def test_networks_that_are_being_trained_are_not_trained_on():

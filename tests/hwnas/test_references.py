@@ -4,12 +4,12 @@ import onnxruntime
 import pytest
 import torch
 
-from hwnas.references import PLAIN_WIDTHS, references
+from hwnas.references import references
 from objectives.data import load_data
 from spaces.plain import PlainSpace
 from tests.hwnas.toys import digits
 
-PLAIN = [f"plain-{width}" for width in PLAIN_WIDTHS]
+MACS = [1e5, 1e5, 4e5, 1e7]
 
 
 def agree(reference, data):
@@ -29,8 +29,7 @@ def agree(reference, data):
 def test_three_plain_networks_for_small_images():
     data = digits()
     space = PlainSpace(data.shape, len(data.classes), max_width=16)  # whose bounds do not hold for them
-    found = references(space, data)
-    assert [reference.name for reference in found] == PLAIN
+    found = references(space, data, MACS)
     for reference in found:
         module = reference.build(0)
         assert reference.params == sum(
@@ -39,14 +38,22 @@ def test_three_plain_networks_for_small_images():
         assert reference.macs > 0
         assert reference.peak_memory is not None
         agree(reference, data)
-    sizes = [reference.params for reference in found]
-    assert sizes == sorted(sizes)
-    assert sizes[-1] > 10 * sizes[0]
+
+
+@pytest.mark.parametrize("macs", [MACS, [1e5], [1e5, 1e5], [1.0, 1e12]])
+def test_plain_networks_are_as_large_as_the_front(macs):
+    data = digits()
+    found = [reference.macs for reference in references(PlainSpace(data.shape, len(data.classes)), data, macs)]
+    assert found == sorted(set(found))
+    assert len(found) == 3
+    if len(macs) > 3:
+        for size, target in zip(found, (1e5, (1e5 * 1e5 * 4e5 * 1e7) ** 0.25, 1e7), strict=True):
+            assert 1 / 1.6 < size / target < 1.6
 
 
 def test_the_seed_decides_the_weights():
     data = digits()
-    reference, *_ = references(PlainSpace(data.shape, 10), data)
+    reference, *_ = references(PlainSpace(data.shape, 10), data, MACS)
     first, same, other = (next(reference.build(seed).parameters()) for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
@@ -55,8 +62,8 @@ def test_the_seed_decides_the_weights():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_torchvision_networks_for_larger_images(channels):
     data = load_data("digits", image_size=32, channels=channels, train_limit=20)
-    found = references(PlainSpace(data.shape, len(data.classes), stages=2), data)
-    assert [reference.name for reference in found] == [*PLAIN, "mobilenet_v3_small", "resnet18"]
+    found = references(PlainSpace(data.shape, len(data.classes), stages=2), data, MACS)
+    assert [reference.name for reference in found[3:]] == ["mobilenet_v3_small", "resnet18"]
     mobilenet, resnet = found[3:]
     assert (mobilenet.params, resnet.params) == (1_528_106, 11_181_642)  # with ten classes
     assert resnet.macs == 37_016_576
