@@ -12,7 +12,7 @@ from hwnas.trial import Result, Trial
 from objectives.accuracy import Accuracy, Metric, evaluate
 from objectives.data import Data
 from objectives.recipe import Precision, Recipe
-from objectives.training import out_of_memory_is_an_error, train
+from objectives.training import batches, out_of_memory_is_an_error, train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.morphisms import move_from_json
@@ -23,8 +23,9 @@ from spaces.state import State, initial_state
 #: Images that new norms are calibrated on.
 CALIBRATION_IMAGES = 256
 
-#: Part of the peak learning rate for short trainings of inherited weights: more undoes what was learned.
-WARM_LR = 0.4
+#: Steps from which inherited weights are trained at the full learning rate; of fewer steps, in proportion: there is no
+#: time to repair what a high rate undoes.
+FULL_RATE_STEPS = 150
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Executor:
 
     def _outcome(self, trial: Trial) -> Outcome:
         arch, state, teacher = self._start(trial)
-        warm = 1.0 if trial.init == "scratch" else WARM_LR
         epochs = trial.fidelity_to - trial.fidelity_from
+        steps = epochs * batches(len(self.data.train), self.recipe.batch_size)[0]
+        warm = 1.0 if trial.init == "scratch" else min(1.0, steps / FULL_RATE_STEPS)
         recipe = replace(self.recipe, epochs=epochs, lr=warm * self.recipe.lr, seed=trial.seed)
         return self.finish(trial, arch, state, recipe, teacher, "bf16" if recipe.precision == "bf16" else "fp32")
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import hwnas.executor
-from hwnas.executor import WARM_LR, Executor
+from hwnas.executor import FULL_RATE_STEPS, Executor
 from hwnas.trial import Trial
 from objectives.accuracy import evaluate
 from objectives.recipe import Recipe
+from objectives.training import batches
 from spaces.morphisms import Deepen, Prune, Separate, Widen
 from spaces.network import Network
 from spaces.plain import PlainSpace
@@ -99,7 +100,8 @@ def test_a_child_begins_as_what_its_parent_was(parent, trained):
     assert torch.allclose(scores(arch, trained[0]["weights"]), scores(START, parent[1].value), atol=1e-4)
     assert trained[0]["teacher"] is None
     assert trained[0]["recipe"].epochs == 1
-    assert trained[0]["recipe"].lr == WARM_LR * RECIPE.lr
+    steps, _ = batches(len(digits().train), RECIPE.batch_size)
+    assert trained[0]["recipe"].lr == pytest.approx(steps / FULL_RATE_STEPS * RECIPE.lr)
     momentum = trained[0]["momentum"]
     assert momentum.keys() == {name for name, param in arch.params.items() if param.trainable}
     assert any(tensor.abs().max() > 0 for tensor in momentum.values())
@@ -113,6 +115,13 @@ def test_a_checkpoint_is_trained_on(parent, trained):
     assert all(torch.equal(tensor, parent[1].value[name]) for name, tensor in trained[0]["weights"].items())
     assert trained[0]["momentum"] == parent[1].momentum
     assert outcome.result.info["epochs"] == pytest.approx(parent[0].fidelity_to + 1)
+
+
+def test_a_longer_training_of_inherited_weights_is_at_the_full_learning_rate(parent, trained):
+    steps, _ = batches(len(digits().train), RECIPE.batch_size)
+    start = parent[0].fidelity_to
+    run(make({0: parent}), child(parent[0], init="checkpoint", fidelity_to=start + 2 * FULL_RATE_STEPS / steps))
+    assert trained[0]["recipe"].lr == RECIPE.lr
 
 
 def test_a_child_without_inheritance_begins_from_scratch(parent, trained):
