@@ -25,7 +25,7 @@ CALIBRATION_IMAGES = 256
 
 #: Steps from which inherited weights are trained at the full learning rate; of fewer steps, in proportion: there is no
 #: time to repair what a high rate undoes.
-FULL_RATE_STEPS = 150
+FULL_RATE_STEPS = 450
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,20 @@ class Executor:
 
     def _outcome(self, trial: Trial) -> Outcome:
         arch, state, teacher = self._start(trial)
-        epochs = trial.fidelity_to - trial.fidelity_from
-        steps = epochs * batches(len(self.data.train), self.recipe.batch_size)[0]
-        warm = 1.0 if trial.init == "scratch" else min(1.0, steps / FULL_RATE_STEPS)
-        recipe = replace(self.recipe, epochs=epochs, lr=warm * self.recipe.lr, seed=trial.seed)
+        recipe = self.recipe_for(trial.fidelity_to - trial.fidelity_from, trial.seed, trial.init != "scratch")
         return self.finish(trial, arch, state, recipe, teacher, "bf16" if recipe.precision == "bf16" else "fp32")
+
+    def recipe_for(self, epochs: float, seed: int, inherited: bool) -> Recipe:
+        """The recipe for one training.
+
+        Args:
+            epochs: How long.
+            seed: Of order and augmentation.
+            inherited: Whether the weights have learned something already.
+        """
+        recipe = replace(self.recipe, epochs=epochs, seed=seed)
+        steps = epochs * batches(len(self.data.train), recipe.batch_size)[0]
+        return replace(recipe, lr=recipe.lr * min(1.0, steps / FULL_RATE_STEPS)) if inherited else recipe
 
     def finish(
         self,

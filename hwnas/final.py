@@ -268,7 +268,7 @@ def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) 
     if not epochs:
         study.progress.note(f"no time is left to train {trial.hash[:8]} any further than the search did")
         return kept
-    recipe = replace(executor.recipe, epochs=epochs, seed=study.spec.seed)
+    recipe = executor.recipe_for(epochs, study.spec.seed, inherited=True)
     further = replace(trial, fidelity_from=trial.fidelity_to, fidelity_to=trial.fidelity_to + epochs)
     try:
         outcome = executor.finish(further, arch, State(state.value, state.ema), recipe, deadline=deadline)

@@ -17,11 +17,11 @@ from spaces.arch import Arch
 from spaces.network import Network
 from spaces.state import initial_state
 
-#: Trainings that a search should have time for.
-TRAININGS = 120
+#: Trainings that a search should have time for; of networks from scratch fewer, as they take longer to learn.
+TRAININGS, SCRATCH_TRAININGS = 120, 40
 
-#: Fewest and most epochs that a child is planned to train.
-EPOCHS = (0.2, 5.0)
+#: Fewest and most epochs that a child is planned to train on what it inherits, or from scratch.
+EPOCHS, SCRATCH_EPOCHS = (0.2, 5.0), (0.4, 30.0)
 
 #: The same for the first generation, and its part of the search's time: children inherit what it has learned.
 FIRST_EPOCHS, FIRST_SHARE = (0.4, 10.0), 0.2
@@ -64,6 +64,8 @@ def measure(
     device: torch.device,
     *,
     seconds: float | None,
+    inherit: bool = True,
+    trainings: int | None = None,
     threads: int | None = None,
     epochs: float | None = None,
     initial_epochs: float | None = None,
@@ -76,6 +78,8 @@ def measure(
         recipe: How candidates are trained.
         device: Where.
         seconds: Wall time of the search, or None.
+        inherit: Whether children inherit weights; else all networks train alike, from the first.
+        trainings: How many there should be time for, or None.
         threads: Fixed by the user, or None.
         epochs: Likewise.
         initial_epochs: Likewise.
@@ -93,9 +97,14 @@ def measure(
     else:
         times = [seconds_per_epoch(network(arch, device), data, recipe) for arch in archs]
         work = [macs(arch) for arch in archs]
-        children = Schedule.fit(work, times, seconds / TRAININGS, EPOCHS)
-        first = Schedule.fit(work, times, FIRST_SHARE * seconds / len(archs), FIRST_EPOCHS)
-        first = first if initial_epochs is None else Schedule.constant(initial_epochs)
+        trainings = trainings or (TRAININGS if inherit else SCRATCH_TRAININGS)
+        children = Schedule.fit(work, times, seconds / trainings, EPOCHS if inherit else SCRATCH_EPOCHS)
+        if initial_epochs is not None:
+            first = Schedule.constant(initial_epochs)
+        elif inherit:
+            first = Schedule.fit(work, times, FIRST_SHARE * seconds / len(archs), FIRST_EPOCHS)
+        else:
+            first = children
     return Plan(threads, precision, children, first)
 
 

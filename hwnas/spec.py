@@ -188,7 +188,8 @@ class SearchSection(_Section):
         children: networks trained in a generation (the paper's n_ac).
         proposals: children judged by cheap objectives alone, for each that is trained (the paper's n_pc / n_ac).
         revisit: share of the trainings that goes to networks of the front themselves.
-        epochs: training of a child, on top of what it inherits; null: planned from the budget.
+        trainings: how many a budget in time is shared out among; null: 120, or 40 from scratch.
+        epochs: training of a child, on top of what it inherits; null: about the same time for each, of that share.
         initial_epochs: the same for the networks that the search starts from.
         inherit: whether children inherit their parent's weights; without it they train from scratch.
         paper_density: weigh parents exactly by the paper's formula, not by its robust form.
@@ -199,6 +200,7 @@ class SearchSection(_Section):
     children: Positive = 8
     proposals: Positive = 4
     revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    trainings: Positive | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     initial_epochs: Annotated[float, Field(gt=0)] | None = None
     inherit: bool = True
@@ -229,7 +231,7 @@ class TrainingSection(_Section):
     """
 
     batch_size: Annotated[int, Field(ge=2)] | None = None
-    lr: Annotated[float, Field(gt=0)] = 0.1
+    lr: Annotated[float, Field(gt=0)] = 0.3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["cosine", "one-cycle"] = "one-cycle"

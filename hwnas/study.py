@@ -300,6 +300,8 @@ class Study:
             recipe,
             device,
             seconds=self.budget.search_seconds,
+            inherit=self.spec.search.inherit and self.spec.search.strategy != "random",
+            trainings=self.spec.search.trainings,
             threads=self.spec.threads,
             epochs=self.spec.search.epochs,
             initial_epochs=self.spec.search.initial_epochs,
@@ -337,5 +339,5 @@ class Study:
             seed,
             epochs=self.plan.epochs,
             initial_epochs=self.plan.initial_epochs,
-            **arguments(search, "strategy", "children", "epochs", "initial_epochs"),
+            **arguments(search, "strategy", "children", "trainings", "epochs", "initial_epochs"),
         )

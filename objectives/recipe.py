@@ -48,7 +48,7 @@ class Recipe:
 
     epochs: float = 5.0
     batch_size: int | None = None
-    lr: float = 0.1
+    lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["cosine", "one-cycle"] = "one-cycle"

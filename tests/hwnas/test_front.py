@@ -111,7 +111,7 @@ def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened)
 
 @pytest.mark.parametrize("deadline", [0.0, None])
 def test_a_final_training_that_does_harm_leaves_the_network_of_the_search(opened, deadline):
-    recipe = replace(opened.executor.recipe, lr=3.0, schedule="cosine")  # which one step is enough to suffer from
+    recipe = replace(opened.executor.recipe, lr=2000.0, schedule="cosine")  # which one step is enough to suffer from
     opened.executor = replace(opened.executor, recipe=recipe)
     entry = front._chosen(opened)[0]
     record = final._train(opened, entry, epochs=0.05, deadline=deadline)

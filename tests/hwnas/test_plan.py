@@ -42,14 +42,23 @@ def test_what_nobody_fixed_is_measured(monkeypatch):
 def test_epochs_follow_the_time_within_bounds(monkeypatch):
     monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: 2.0)
 
-    def epochs(seconds):
-        found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1)
+    def epochs(seconds, **options):
+        found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, **options)
         return found.epochs.epochs({"macs": 1e5})
 
     assert epochs(plan.TRAININGS * 2.0) == pytest.approx(1)
     assert epochs(plan.TRAININGS * 6.0) == pytest.approx(3)
     assert epochs(1.0) == EPOCHS[0]
     assert epochs(1e9) == EPOCHS[1]
+    assert epochs(100.0, trainings=25) == pytest.approx(2)
+
+
+def test_from_scratch_there_are_fewer_trainings_and_all_are_alike(monkeypatch):
+    monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: 2.0)
+    seconds = plan.SCRATCH_TRAININGS * 12.0
+    found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, inherit=False)
+    assert found.epochs.epochs({"macs": 1e5}) == pytest.approx(6)
+    assert found.initial_epochs == found.epochs
 
 
 def test_seconds_per_epoch_are_those_of_real_steps():

@@ -218,7 +218,7 @@ def arguments(function):
         ("space", {"kind"}, PlainSpace, {"image", "classes"}),
         ("deployment", set(), Deployment.here, set()),
         ("training", set(), Recipe, {"epochs", "seed"}),
-        ("search", {"strategy", "children"}, Lemonade, {"space", "costs", "objectives", "seed"}),
+        ("search", {"strategy", "children", "trainings"}, Lemonade, {"space", "costs", "objectives", "seed"}),
     ],
 )
 def test_sections_have_the_keys_of_what_they_configure(section, own, function, theirs):

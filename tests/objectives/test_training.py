@@ -92,7 +92,9 @@ def test_three_epochs_with_the_defaults_read_digits(digits, precision):
 def test_one_step_is_nesterovs_with_decay_on_matrices_only(digits):
     """The whole loop against the textbook, on one batch without augmentation."""
     split = part(digits[0], 16)
-    recipe = replace(PLAIN, epochs=3, batch_size=16, shift=0, label_smoothing=0.05, weight_decay=0.1, schedule="cosine")
+    recipe = replace(
+        PLAIN, lr=0.1, epochs=3, batch_size=16, shift=0, label_smoothing=0.05, weight_decay=0.1, schedule="cosine"
+    )
     net, textbook = small_net(), small_net()
     start = {name: torch.full_like(p, 0.01) for name, p in net.named_parameters()}
     train(net, split, recipe, momentum=start)
