@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+#: Part of the time kept for the end that a training begun in time may still use.
+LATE_SHARE = 0.25
+
 
 @dataclass
 class Budget:
@@ -41,6 +44,23 @@ class Budget:
     def search_seconds(self) -> float | None:
         """The part of the time that the search may use."""
         return None if self.seconds is None else self.seconds * (1 - self.final_share)
+
+    @property
+    def search_left(self) -> float | None:
+        """What is left of the search's part, at least 0."""
+        return None if self.search_seconds is None else max(0.0, self.search_seconds - self.elapsed)
+
+    @property
+    def training_deadline(self) -> float | None:
+        """When a training of the search has to stop, by the clock: it may eat into the time kept for the end.
+
+        >>> Budget(100.0, None, 0.4, used=0.0, clock=lambda: 7.0).training_deadline
+        77.0
+        """
+        if self.seconds is None:
+            return None
+        latest = self.seconds * (1 - self.final_share * (1 - LATE_SHARE))
+        return self.clock() + latest - self.elapsed
 
     def search_is_over(self, trainings: int) -> bool:
         """Whether the search has to stop after so many trainings.

@@ -57,22 +57,28 @@ class Executor:
     device: torch.device
     parents: Callable[[int], tuple[Trial, State]]
 
-    def run(self, trials: Sequence[Trial]) -> Iterator[Outcome]:
-        """Outcomes one by one; a candidate that diverges or runs out of memory fails, and costs only itself."""
+    def run(self, trials: Sequence[Trial], deadline: float | None = None) -> Iterator[Outcome]:
+        """Outcomes one by one; a candidate that diverges or runs out of memory fails, and costs only itself.
+
+        Args:
+            trials: What to run, in this order.
+            deadline: `time.monotonic()` at which training is cut short.
+        """
         for trial in trials:
             began = time.monotonic()
             try:
                 with out_of_memory_is_an_error():
-                    outcome = self._outcome(trial)
+                    outcome = self._outcome(trial, deadline)
             except TrainingError as error:
                 seconds = time.monotonic() - began
                 outcome = Outcome(trial, Result({}, seconds, status="failed", reason=str(error)), None)
             yield outcome
 
-    def _outcome(self, trial: Trial) -> Outcome:
+    def _outcome(self, trial: Trial, deadline: float | None) -> Outcome:
         arch, state, teacher = self._start(trial)
         recipe = self.recipe_for(trial.fidelity_to - trial.fidelity_from, trial.seed, trial.init != "scratch")
-        return self.finish(trial, arch, state, recipe, teacher, "bf16" if recipe.precision == "bf16" else "fp32")
+        precision: Precision = "bf16" if recipe.precision == "bf16" else "fp32"
+        return self.finish(trial, arch, state, recipe, teacher, precision, deadline)
 
     def recipe_for(self, epochs: float, seed: int, inherited: bool) -> Recipe:
         """The recipe for one training.
@@ -152,6 +158,19 @@ class Executor:
         if trial.init == "checkpoint":
             return arch, state, None
         return self._inherited(trial, parent, state)
+
+    def steps(self, trial: Trial, parent: Trial) -> list[dict[str, Any]]:
+        """The moves of a child as JSON, and after each that made new norms how these were calibrated."""
+        genotype = self.space.from_json(parent.genotype)
+        found: list[dict[str, Any]] = []
+        for step in trial.moves:
+            child = self.space.apply(genotype, move_from_json(step))
+            genotype = child.genotype
+            found.append(step)
+            if child.exact == "eval":
+                how = {"nodes": sorted(child.new), "images": CALIBRATION_IMAGES, "seed": trial.seed}
+                found.append({"move": "Calibrate", **how})
+        return found
 
     def _inherited(self, trial: Trial, parent: Trial, state: State) -> tuple[Arch, State, torch.nn.Module | None]:
         genotype = self.space.from_json(parent.genotype)

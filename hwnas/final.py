@@ -19,7 +19,7 @@ from hwnas.references import Reference
 from hwnas.trial import Result, Trial
 from latency import Deployment
 from objectives.accuracy import evaluate, predict_logits
-from objectives.data import Split
+from objectives.data import Data
 from objectives.training import best_threads, train, training_step
 from spaces.arch import Arch
 from spaces.errors import TrainingError
@@ -51,12 +51,14 @@ class Finalist:
         result: Of the final training; of the search, where there was no time for more.
         arch: The network.
         state: Its final tensors.
+        unfinished: Why it is as the search left it; None where it was trained to the end.
     """
 
     trial: Trial
     result: Result
     arch: Arch
     state: State
+    unfinished: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Timetable:
     ) -> Self:
         """Share out the time that is left.
 
-        References are to train as long as the finalists over their whole lineage, if that takes no more than
+        References are to train for as long as a finalist has over its whole lineage, if that takes no more than
         `REFERENCE_SHARE`; they get nothing where that would be less than an epoch of one.
 
         Args:
@@ -117,11 +119,12 @@ class Timetable:
             checks: Seconds for what comes after their training.
             references: Seconds of an epoch of each.
             reference_checks: Seconds for what comes after its training, for each.
-            earlier: Epochs that a finalist has seen in the search.
+            earlier: Seconds that a finalist was trained in the search.
         """
         seconds = max(0.0, left - checks)
-        alike = (seconds - sum(reference_checks) - earlier * sum(references)) / (sum(finalists) + sum(references))
-        wanted = (min(max(alike, 0.0), MOST_EPOCHS) + earlier) * sum(references) + sum(reference_checks)
+        networks = len(finalists) + len(references)
+        alike = (seconds - sum(reference_checks) - earlier * len(references)) / networks
+        wanted = (max(alike, 0.0) + earlier) * len(references) + sum(reference_checks)
         kept = min(wanted, REFERENCE_SHARE * seconds)
         least = min(map(sum, zip(references, reference_checks, strict=True)), default=0.0)
         return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept if kept >= least else 0.0)
@@ -129,19 +132,27 @@ class Timetable:
     def epochs(self, place: int, left: float, least: float) -> float:
         """Epochs for the finalist at a place, with so many seconds left.
 
-        All from there on get the same. Where that would be less than `least`, the first get that, the others nothing.
+        All from there on get the same time, as in the search (see `hwnas.schedule`); what those do not need that have
+        `MOST_EPOCHS` in less goes to the others. Where that would be less than `least`, the first get that, the others
+        nothing.
 
-        >>> table = Timetable.make(100.0, [2.0, 2.0], 10.0, [], [], earlier=5.0)
+        >>> table = Timetable.make(100.0, [2.0, 4.0], 10.0, [], [], earlier=5.0)
         >>> table.epochs(0, left=100.0, least=1.0), table.epochs(1, left=50.0, least=1.0)
-        (22.5, 20.0)
+        (22.5, 10.0)
         >>> table.epochs(0, left=100.0, least=30.0), table.epochs(1, left=40.0, least=30.0)
         (30.0, 0.0)
         """
         seconds = left - self.checks - self.for_references
-        fair = seconds / sum(self.finalists[place:])
+        own, share, others = self.finalists[place], seconds, len(self.finalists) - place
+        for epoch in sorted(self.finalists[place:]):  # those that need least first: what they leave, the rest may have
+            fair = share / others
+            if MOST_EPOCHS * epoch > fair:
+                break
+            share, others = share - MOST_EPOCHS * epoch, others - 1
+        fair = min(fair / own, MOST_EPOCHS)
         if fair >= least:
-            return min(fair, MOST_EPOCHS)
-        return least if seconds >= least * self.finalists[place] else 0.0
+            return fair
+        return least if seconds >= least * own else 0.0
 
     def reference_epochs(self, place: int, left: float) -> float:
         """Most epochs for the reference at a place, if all from there on get the same time, checks included."""
@@ -165,11 +176,18 @@ def train_all(
         study.update("final training", place, len(chosen))
         training = partial(_train, study, entry, _epochs(study, table, place, entry), _deadline(study, table))
         finalists.append(_finalist(study, entry.trial, _once(study, f"final/{entry.trial.id}", training)))
-    seen = statistics.median(finalist.result.info["epochs"] for finalist in finalists)
+    seen = max(finalist.result.info["epochs"] for finalist in finalists)
+    if table is None:  # without a budget in time, as much as they would get of what the study took
+        allowed = REFERENCE_SHARE * study.budget.elapsed
+        epochs = [_seconds_per_epoch(study, reference) for reference in stock]
+        table_of_stock = Timetable((), 0.0, tuple(epochs), (0.0,) * len(stock), allowed)
+        ends = study.budget.elapsed + allowed
+    else:
+        table_of_stock, ends = table, study.budget.elapsed + (study.budget.left or 0.0)
     references = []
     for place, reference in enumerate(stock):
         study.update("references", place, len(stock))
-        most = seen if table is None else table.reference_epochs(place, study.budget.left or 0.0)
+        most = table_of_stock.reference_epochs(place, ends - study.budget.elapsed)
         training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
         record = _once(study, f"reference/{reference.name}", training)
         if "reason" in record:
@@ -189,39 +207,46 @@ def _timetable(study: "Study", chosen: Sequence[Entry], stock: Sequence[Referenc
         step = training_step(plan.network(archs[len(archs) // 2], device), data.train, recipe)
         torch.set_num_threads(best_threads(step))
     finalists = [plan.seconds_per_epoch(plan.network(arch, device), data, recipe) for arch in archs]
-    tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data.test) for arch in archs]
-    tests += [_seconds_to_test_file(arch, data.test, study.deployment) for arch in archs]
+    tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data) for arch in archs]
+    tests += [_seconds_to_test_file(arch, data, study.deployment) for arch in archs]
     checks = REPORT_SECONDS + OWN_SECONDS * len(archs) + sum(tests)
     references, reference_checks = [], []
     for reference in stock:
-        module = reference.build(study.spec.seed).to(device)
-        references.append(plan.seconds_per_epoch(module, data, recipe))
+        references.append(_seconds_per_epoch(study, reference))
         export = OWN_SECONDS if reference.peak_memory is not None else FOREIGN_SECONDS
-        reference_checks.append(export + _seconds_to_test(module, data.test))
-    earlier = statistics.median(entry.result.info["epochs"] for entry in chosen)
+        reference_checks.append(export + _seconds_to_test(reference.build(study.spec.seed).to(device), data))
+    trained = zip(chosen, finalists, strict=True)
+    earlier = statistics.median(entry.result.info["epochs"] * seconds for entry, seconds in trained)
     return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier)
 
 
-def _seconds_to_test(module: nn.Module, split: Split) -> float:
-    """Expected seconds for one pass over a split."""
-    images = split.images[:TIMED_IMAGES]
+def _seconds_per_epoch(study: "Study", reference: Reference) -> float:
+    module = reference.build(study.spec.seed).to(study.executor.device)
+    return plan.seconds_per_epoch(module, study.data, study.executor.recipe)
+
+
+def _seconds_to_test(module: nn.Module, data: Data) -> float:
+    """Expected seconds for one pass over the test split; timed on other images, as that is read but once."""
+    images = data.train.images[:TIMED_IMAGES]
     predict_logits(module, images)  # the first time is slower
     began = time.perf_counter()
     predict_logits(module, images)
-    return (time.perf_counter() - began) * len(split) / len(images)
+    return (time.perf_counter() - began) * len(data.test) / len(images)
 
 
-def _seconds_to_test_file(arch: Arch, split: Split, deployment: Deployment) -> float:
+def _seconds_to_test_file(arch: Arch, data: Data, deployment: Deployment) -> float:
     """The same for the exported file."""
     content = to_onnx(arch, initial_state(arch).value, batch=deployment.batch).SerializeToString()
+    all_of_them = data.train.images[:TIMED_IMAGES]
 
-    def seconds(images: int) -> float:
+    def seconds(images: torch.Tensor) -> float:
         began = time.perf_counter()
-        verify.run(content, split.images[:images], deployment.batch, deployment.threads)
+        verify.run(content, images, deployment.batch, deployment.threads)
         return time.perf_counter() - began
 
     # Of two runs the difference, which leaves out what a session takes to begin.
-    return max(0.0, seconds(TIMED_IMAGES) - seconds(TIMED_IMAGES // 2)) * len(split) / (TIMED_IMAGES / 2)
+    half = all_of_them[: len(all_of_them) // 2]
+    return max(0.0, seconds(all_of_them) - seconds(half)) * len(data.test) / (len(all_of_them) - len(half))
 
 
 def _epochs(study: "Study", table: Timetable | None, place: int, entry: Entry) -> float:
@@ -264,22 +289,22 @@ def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) 
     before = executor.judge(arch, state)  # again: the search may have judged in a lower precision
     info = {**entry.result.info, "stderr": before.stderr}
     result = replace(entry.result, values={**entry.result.values, "error": 1 - before.value}, info=info)
-    kept = {"result": result.to_json(), "weights": entry.result.weights}
+
+    def kept(reason: str) -> dict[str, Any]:
+        study.progress.note(f"{trial.hash[:8]} stays as the search left it: {reason}")
+        return {"result": result.to_json(), "weights": entry.result.weights, "unfinished": reason}
+
     if not epochs:
-        study.progress.note(f"no time is left to train {trial.hash[:8]} any further than the search did")
-        return kept
+        return kept("no time is left to train it any further")
     recipe = executor.recipe_for(epochs, study.spec.seed, inherited=True)
     further = replace(trial, fidelity_from=trial.fidelity_to, fidelity_to=trial.fidelity_to + epochs)
     try:
         outcome = executor.finish(further, arch, State(state.value, state.ema), recipe, deadline=deadline)
     except TrainingError as error:
-        study.progress.note(f"{trial.hash[:8]} stays as the search left it: {error}")
-        return kept
+        return kept(str(error))
     after = 1 - outcome.result.values["error"]
     if after < before.value - before.stderr:
-        change = f"accuracy from {100 * before.value:.1f} to {100 * after:.1f} %"
-        study.progress.note(f"{trial.hash[:8]} stays as the search left it: final training took its {change}")
-        return kept
+        return kept(f"final training took its accuracy from {100 * before.value:.1f} to {100 * after:.1f} %")
     assert outcome.state is not None
     weights = study.store.save_weights(State(outcome.state.best).flat())
     return {"result": outcome.result.to_json(), "weights": weights}
@@ -288,7 +313,7 @@ def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) 
 def _finalist(study: "Study", trial: Trial, record: Mapping[str, Any]) -> Finalist:
     arch = study.space.decode(study.space.from_json(trial.genotype))
     state = State.from_flat(study.store.load_weights(record["weights"]))
-    return Finalist(trial, Result.from_json(record["result"]), arch, State(state.best))
+    return Finalist(trial, Result.from_json(record["result"]), arch, State(state.best), record.get("unfinished"))
 
 
 # References -----------------------------------------------------------------------------------------------------------
@@ -297,7 +322,7 @@ def _finalist(study: "Study", trial: Trial, record: Mapping[str, Any]) -> Finali
 def _train_reference(
     study: "Study", reference: Reference, seen: float, most: float, deadline: float | None
 ) -> dict[str, Any]:
-    """As many epochs as the finalists saw through their lineage, or as the time allows."""
+    """As many epochs as a finalist saw at most through its lineage, or as the time allows."""
     if most < 1:
         return {"reason": f"the time left allows {max(0.0, most):.2f} epochs"}
     module = reference.build(study.spec.seed).to(study.executor.device)

@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -52,7 +52,11 @@ def finish(study: "Study") -> manifests.Manifest:
     folder = study.store.path / manifests.FRONT
     folder.mkdir(exist_ok=True)
     models: dict[int, manifests.Model] = {}
-    failed = []
+    unfinished = [
+        manifests.NotTrained(id=finalists[i].trial.hash, reason=reason)
+        for i in kept
+        if (reason := finalists[i].unfinished) is not None
+    ]
     for rank, i in enumerate(kept, start=1):
         study.update("testing", rank - 1, len(kept))
         measured = dict(zip(study.objectives, values[i].tolist(), strict=True))
@@ -60,7 +64,7 @@ def finish(study: "Study") -> manifests.Manifest:
         try:
             models[i] = _model(study, rank, finalists[i], files[i], latencies[i], folder)
         except ExportError as error:
-            failed.append(manifests.NotTrained(id=finalists[i].trial.hash, reason=str(error)))
+            unfinished.append(manifests.NotTrained(id=finalists[i].trial.hash, reason=str(error)))
     manifest = manifests.Manifest(
         models=list(models.values()),
         references=[_reference(study, one, latencies[len(files) + i]) for i, one in enumerate(trained)],
@@ -70,7 +74,7 @@ def finish(study: "Study") -> manifests.Manifest:
         seed=study.spec.seed,
         wall_seconds=study.budget.elapsed,
         classes=list(study.data.classes),
-        not_trained=failed,
+        not_trained=unfinished,
         data=study.data.name,
         metric=study.spec.data.metric,
         limits=dict(study.spec.limits),
@@ -209,9 +213,17 @@ def _model(
         parity_max_abs_err=parity.max_abs_error,
         input=manifests.Input(shape=(study.deployment.batch, *study.data.shape)),
         epochs=result.info["epochs"],
-        lineage=study.lineage(finalist.trial),
+        lineage=[*study.lineage(finalist.trial), *_last_step(study, finalist)],
         over_limits=[name for name, limit in study.spec.limits.items() if (actual.get(name) or 0) > limit],
     )
+
+
+def _last_step(study: "Study", finalist: Finalist) -> list[dict[str, Any]]:
+    """Final training, as a step of the lineage."""
+    if finalist.unfinished is not None:
+        return []
+    seed, epochs = study.spec.seed, finalist.result.info["epochs"]
+    return [{"trial": finalist.trial.id, "init": "checkpoint", "seed": seed, "moves": [], "epochs": epochs}]
 
 
 def _reference(study: "Study", trained: Trained, latency: manifests.Latency) -> manifests.Network:

@@ -77,19 +77,21 @@ def measure(
         data: Gives the batches.
         recipe: How candidates are trained.
         device: Where.
-        seconds: Wall time of the search, or None.
+        seconds: Wall time left for this and for the search, or None.
         inherit: Whether children inherit weights; else all networks train alike, from the first.
         trainings: How many there should be time for, or None.
         threads: Fixed by the user, or None.
         epochs: Likewise.
         initial_epochs: Likewise.
     """
+    began = time.monotonic()
+    middle = archs[len(archs) // 2]
     if threads is None:
-        threads = best_threads(training_step(network(archs[len(archs) // 2], device), data.train, recipe))
+        threads = best_threads(training_step(network(middle, device), data.train, recipe))
     torch.set_num_threads(threads)
     precision = recipe.precision
     if precision == "auto":
-        precision = best_precision(network(archs[-1], device), data.train, recipe)
+        precision = best_precision(network(middle, device), data.train, recipe)
     recipe = replace(recipe, precision=precision)
     if epochs is not None or seconds is None:
         epochs = epochs or DEFAULT_EPOCHS
@@ -97,6 +99,7 @@ def measure(
     else:
         times = [seconds_per_epoch(network(arch, device), data, recipe) for arch in archs]
         work = [macs(arch) for arch in archs]
+        seconds = max(0.0, seconds - (time.monotonic() - began))
         trainings = trainings or (TRAININGS if inherit else SCRATCH_TRAININGS)
         children = Schedule.fit(work, times, seconds / trainings, EPOCHS if inherit else SCRATCH_EPOCHS)
         if initial_epochs is not None:

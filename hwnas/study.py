@@ -19,10 +19,11 @@ from hwnas.lemonade import Lemonade
 from hwnas.limits import starts_within
 from hwnas.manifest import write_atomically
 from hwnas.progress import Progress, Quiet
+from hwnas.quantities import format_duration
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
-from hwnas.trial import Trial
+from hwnas.trial import Result, Trial
 from latency import Deployment, LatencyTable, make_runtime
 from objectives import cost
 from objectives.accuracy import guess
@@ -30,9 +31,12 @@ from objectives.base import Objective
 from objectives.data import Data, Split, load_data
 from objectives.datasets import dataset_name
 from objectives.recipe import Recipe
-from spaces.errors import HwnasError, StoreError
+from spaces.errors import HwnasError, SpecError, StoreError
 from spaces.plain import PlainSpace
 from spaces.state import State
+
+#: So often a process may die in the training of a network before that counts as failed.
+MOST_DEATHS = 2
 
 SPEC_FILE = "spec.yaml"
 TABLE_FILE = "latency.csv"
@@ -57,17 +61,18 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
         raise StoreError(f"{out} holds a study already. Go on with 'hwnas resume {out}' or name another folder.")
     began = time.monotonic()
     folder = Path(spec.data.source).expanduser()
-    if dataset_name(spec.data.source) is None and folder.is_dir():  # a resume from elsewhere has to find it again
-        spec = spec.resolve({"data.source": str(folder.resolve())})
-    with progress:
-        data = load(spec)
-        with Store.create(out, spec.to_json()) as store:
-            try:
-                study = Study(spec, data, store, progress, seconds_before=time.monotonic() - began)
-            except HwnasError:
-                store.discard()  # nothing was trained; with a better specification the same folder will do
-                raise
-            study.run()
+    if dataset_name(spec.data.source) is None and folder.is_dir():
+        folder = folder.resolve()
+        if out.resolve().is_relative_to(folder):  # it would be taken for a class at the next start
+            raise StoreError(f"{out} lies in the folder of the images; name a run folder elsewhere by --out")
+        spec = spec.resolve({"data.source": str(folder)})  # a resume from elsewhere has to find it again
+    with progress, Store.create(out, spec.to_json()) as store:
+        try:
+            study = Study(spec, load(spec), store, progress, began)
+        except HwnasError:
+            store.discard()  # nothing was trained; with a better specification the same folder will do
+            raise
+        study.run()
     return out
 
 
@@ -90,27 +95,33 @@ def resume(out: str | Path, progress: Progress | None = None, budget: float | No
     with progress, Store.open(out, write=True) as store:
         spec = Spec.from_json(store.get("spec"))
         if budget is not None:
+            used = store.get("seconds used", 0.0)
+            if budget <= used:
+                raise SpecError(
+                    f"budget is {format_duration(budget)} for the whole study, "
+                    f"but {out} has used {format_duration(used)} of it already; give it more"
+                )
             spec = spec.resolve({"budget": {"time": budget}})
-            store.put("spec", spec.to_json())
-        data = load(spec)
-        Study(spec, data, store, progress, seconds_before=time.monotonic() - began).run()
+        study = Study(spec, load(spec), store, progress, began)
+        store.put("spec", spec.to_json())
+        study.run()
     return out
 
 
 def load(spec: Spec) -> Data:
-    """The images of a specification, on the GPU where there is one and they fit.
+    """The images of a specification; on the GPU, where there is one and they take at most half of its free memory.
 
     Raises:
         DataError: They cannot be found, read or split.
     """
     data = load_data(seed=spec.seed, **arguments(spec.data, "metric"))
+    splits = {"train": data.train, "val": data.val, "test": data.test}
     if torch.cuda.is_available() and not data.streamed:
-        device = torch.device("cuda")
-        moved = {
-            name: Split(split.images.to(device), split.labels.to(device))
-            for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
-        }
-        return replace(data, **moved)  # type: ignore[arg-type]
+        free, _ = torch.cuda.mem_get_info()
+        if sum(split.images.nbytes for split in splits.values()) <= free / 2:
+            gpu = torch.device("cuda")
+            moved = {name: Split(split.images.to(gpu), split.labels.to(gpu)) for name, split in splits.items()}
+            return replace(data, **moved)  # type: ignore[arg-type]
     return data
 
 
@@ -143,18 +154,16 @@ class Study:
         data: Its images.
         store: The run folder, open for writing.
         progress: Is told how it goes.
-        seconds_before: What this process has used of the budget already, to read the images.
+        began: `time.monotonic()` when this process began with it; to read the images is of the budget too.
 
     Raises:
         LimitError: No network of the space keeps the limits.
         StoreError: The run folder began with other images, or on another device.
     """
 
-    def __init__(
-        self, spec: Spec, data: Data, store: Store, progress: Progress, *, seconds_before: float = 0.0
-    ) -> None:
+    def __init__(self, spec: Spec, data: Data, store: Store, progress: Progress, began: float | None = None) -> None:
         self.spec, self.data, self.store, self.progress = spec, data, store, progress
-        used = store.get("seconds used", 0.0) + seconds_before
+        used = store.get("seconds used", 0.0) + (0.0 if began is None else time.monotonic() - began)
         self.budget = Budget(spec.budget.time, spec.budget.trainings, spec.final.share, used)
         self._unchanged("images", data.fingerprint)
         progress.start(self._title())
@@ -186,33 +195,56 @@ class Study:
         )
 
     def run(self) -> None:
-        """Search until the budget says so, then finish."""
+        """Search until the budget says so, then finish; nothing, where both are done."""
         write_atomically(self.store.path / SPEC_FILE, self.spec.dump())
         self.search()
+        end = [self.trainings, self.spec.budget.time, self.spec.to_json()["final"]]
+        if self.store.get("finished") == end:
+            self.progress.note(f"{self.store.path} is finished; give it more by a larger --budget")
+            return
         front.finish(self)
         shutil.copyfile(self.table.path, self.store.path / TABLE_FILE)
+        self.store.put("finished", end)
 
     def search(self) -> None:
         """Ask, train, tell, until the budget of the search is used up or the space exhausted.
 
         However small the budget, one network is trained, if any of the first generation can be.
         """
-        waiting = [trial for trial, result in self.strategy.records if result is None]
-        while not self.budget.search_is_over(self.trainings) or not self.trainings:
-            self.store.sweep(self._wanted())
-            trials = waiting or self.strategy.ask(self._room())
-            if not trials:
-                self.progress.note("the space holds no further network within its bounds and limits")
-                break
-            if not waiting:
-                self.store.add_trials(trials)
-                self.store.put(f"generation {trials[0].generation}", self.strategy.note)
-            self._evaluate(trials)
-            waiting = []
+        waiting = self._waiting()
+        self.store.put("searching", True)
+        try:
+            while not self.budget.search_is_over(self.trainings) or not self.trainings:
+                self.store.sweep(self._wanted())
+                trials = waiting or self.strategy.ask(self._room())
+                if not trials:
+                    self.progress.note("the space holds no further network within its bounds and limits")
+                    break
+                if not waiting:
+                    self.store.add_trials(trials)
+                    self.store.put(f"generation {trials[0].generation}", self.strategy.note)
+                self._evaluate(trials)
+                waiting = []
+        finally:  # whatever ends it, but a kill
+            self.store.put("searching", False)
         self.store.sweep(self._wanted())
 
+    def _waiting(self) -> list[Trial]:
+        """What was asked and has no result; without the first, if the process has died in its training before."""
+        waiting = [trial for trial, result in self.strategy.records if result is None]
+        if waiting and self.store.get("searching", False):
+            first = waiting[0]
+            name = f"deaths in {first.id}"
+            deaths = self.store.get(name, 0) + 1
+            self.store.put(name, deaths)
+            if deaths >= MOST_DEATHS:
+                reason = f"the process died {deaths} times while it was trained; it may be too large for the memory"
+                self._keep(Outcome(first, Result({}, 0.0, status="failed", reason=reason), None))
+                return waiting[1:]
+        return waiting
+
     def _evaluate(self, trials: Sequence[Trial]) -> None:
-        for outcome in self.executor.run(trials):
+        for outcome in self.executor.run(trials, self.budget.training_deadline):
             self._keep(outcome)
             self.update("search", self.trainings, self.spec.budget.trainings or 0)
             if self.budget.search_is_over(self.trainings) and self.strategy.archive.entries:
@@ -251,15 +283,26 @@ class Study:
         return trial, State.from_flat(self.store.load_weights(result.weights))
 
     def lineage(self, trial: Trial) -> list[dict[str, Any]]:
-        """How a network came to be, from its first ancestor's genotype on: trial, first weights, moves, epochs."""
+        """How a network came to be, from its first ancestor's genotype on: trial, first weights, seed, steps, epochs.
+
+        Steps are moves, and calibrations of what a move made (`Executor.steps`).
+        """
         chain = [trial]
         while (parent := chain[-1].parent) is not None:
             chain.append(self.strategy.record(parent)[0])
-        steps = [
-            {"trial": step.id, "init": step.init, "moves": list(step.moves), "epochs": step.fidelity_to}
-            for step in reversed(chain)
+        described = [
+            {
+                "trial": one.id,
+                "init": one.init,
+                "seed": one.seed,
+                "moves": self.executor.steps(one, self.strategy.record(one.parent)[0])
+                if one.parent is not None and one.init == "parent"
+                else list(one.moves),
+                "epochs": one.fidelity_to,
+            }
+            for one in reversed(chain)
         ]
-        return [{"genotype": chain[-1].genotype, **steps[0]}, *steps[1:]]
+        return [{"genotype": chain[-1].genotype, **described[0]}, *described[1:]]
 
     def update(self, phase: str, done: float, total: float) -> None:
         """Tell the progress where the study is."""
@@ -299,7 +342,7 @@ class Study:
             self.data,
             recipe,
             device,
-            seconds=self.budget.search_seconds,
+            seconds=self.budget.search_left,
             inherit=self.spec.search.inherit and self.spec.search.strategy != "random",
             trainings=self.spec.search.trainings,
             threads=self.spec.threads,

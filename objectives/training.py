@@ -32,6 +32,9 @@ Alternative = TypeVar("Alternative", bound=Hashable)
 WORTH_A_THREAD = 1.25
 """A number of threads this much slower than the fastest is still preferred, being smaller."""
 
+MEASURE_SECONDS = 3.0
+"""After so long no further round is measured: where steps are slow, one round says enough."""
+
 CHECK_EVERY = 50
 """Steps between two looks at the loss: each look makes the host wait for the device."""
 
@@ -192,7 +195,7 @@ def best_threads(step: Callable[[], object], *, rounds: int = 5) -> int:
 
     Args:
         step: A real training step, such as ``training_step`` gives; it must return only when its work is done.
-        rounds: Timed turns each count gets.
+        rounds: Timed turns each count gets, unless ``MEASURE_SECONDS`` are over before.
 
     >>> weight = torch.zeros(8, 8)
     >>> 1 <= best_threads(lambda: weight @ weight) <= (os.cpu_count() or 1)
@@ -414,7 +417,10 @@ def _refuse_broken_weights(module: nn.Module, done: int, recipe: Recipe) -> None
 def _medians(alternatives: Mapping[Alternative, Callable[[], object]], rounds: int) -> dict[Alternative, float]:
     """Median seconds of each alternative; they take turns, so that a busy moment hits all of them alike."""
     seconds: dict[Alternative, list[float]] = {name: [] for name in alternatives}
-    for _ in range(rounds):
+    started = time.perf_counter()
+    for done in range(rounds):
+        if done and time.perf_counter() - started > MEASURE_SECONDS:
+            break
         for name, run in alternatives.items():
             run()  # not timed: caches and thread pools settle
             began = time.perf_counter()

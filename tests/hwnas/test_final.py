@@ -14,21 +14,24 @@ def spent(table, left, least=1.0):
     return epochs, left
 
 
-def make(left, finalists=(4.0, 2.0, 1.0, 1.0), checks=10.0, references=(), reference_checks=(), earlier=5.0):
+FINALISTS = (4.0, 2.0, 1.0, 1.0)
+
+
+def make(left, finalists=FINALISTS, checks=10.0, references=(), reference_checks=(), earlier=5.0):
     return Timetable.make(left, finalists, checks, references, reference_checks, earlier)
 
 
-def test_all_finalists_train_alike_and_leave_time_for_the_checks():
+def test_all_finalists_train_for_the_same_time_and_leave_some_for_the_checks():
     epochs, left = spent(make(90.0), 90.0)
-    assert epochs == pytest.approx([10] * 4)
+    assert [count * seconds for count, seconds in zip(epochs, FINALISTS, strict=True)] == pytest.approx([20] * 4)
     assert left == pytest.approx(10)
 
 
 def test_an_epoch_that_took_longer_is_paid_by_those_to_come():
     table = make(90.0)
-    assert table.epochs(0, 90.0, least=1.0) == 10
-    assert table.epochs(1, left=30.0, least=1.0) == 5
-    assert table.epochs(1, left=70.0, least=1.0) == 15
+    assert table.epochs(0, 90.0, least=1.0) == 5
+    assert table.epochs(1, left=40.0, least=1.0) == 5
+    assert table.epochs(1, left=70.0, least=1.0) == 10
 
 
 def test_there_are_enough_epochs():
@@ -37,11 +40,18 @@ def test_there_are_enough_epochs():
     assert left > 9000
 
 
+def test_what_small_networks_do_not_need_goes_to_the_large():
+    finalists = (100.0, 50.0, 1.0, 1.0)
+    epochs, left = spent(make(1010.0, finalists), 1010.0)
+    assert epochs == pytest.approx([4.4, 8.8, MOST_EPOCHS, MOST_EPOCHS])
+    assert left == pytest.approx(10)
+
+
 def test_too_little_time_for_all_goes_to_the_first():
-    table = make(30.0)
+    table = make(30.0, finalists=(2.0, 2.0, 2.0, 2.0))
     assert spent(table, 30.0, least=2.0) == ([2.5] * 4, 10.0)
-    assert spent(table, 30.0, least=3.0) == ([3.0, 3.0, 0.0, 0.0], 12.0)
-    assert spent(table, 30.0, least=6.0) == ([0.0, 6.0, 6.0, 0.0], 12.0)
+    assert spent(table, 30.0, least=3.0) == ([3.0, 3.0, 3.0, 0.0], 12.0)
+    assert spent(table, 30.0, least=6.0) == ([6.0, 0.0, 0.0, 0.0], 18.0)
 
 
 @pytest.mark.parametrize("left", [10.0, 3.0, 0.0, -100.0])
@@ -53,21 +63,20 @@ def test_no_time_at_all(left):
 
 
 def test_references_train_as_long_as_finalists_over_their_lineage():
-    table = make(110.0, references=[0.5, 0.3], reference_checks=[1.0, 1.0])
-    epochs, left = spent(table, 110.0)
-    assert epochs == pytest.approx([epochs[0]] * 4)
-    for place, seconds in enumerate(table.references):
-        found = min(epochs[0] + 5.0, table.reference_epochs(place, left))
-        assert found == pytest.approx(epochs[0] + 5.0, rel=0.3)
-        left -= found * seconds + table.reference_checks[place]
-    assert left >= 10.0 - 1e-9
+    table = make(70.0, references=[0.5], reference_checks=[1.0])
+    epochs, left = spent(table, 70.0)
+    seconds = epochs[0] * FINALISTS[0]
+    assert [count * one for count, one in zip(epochs, FINALISTS, strict=True)] == pytest.approx([seconds] * 4)
+    assert left == pytest.approx(10 + table.for_references)
+    assert table.reference_epochs(0, left) * 0.5 <= seconds + 5.0 + 1e-9
+    generous = make(1e5, references=[0.5], reference_checks=[1.0], earlier=1e5)
+    assert generous.for_references == pytest.approx(REFERENCE_SHARE * (1e5 - 10))
 
 
 def test_large_references_get_no_more_than_their_share():
-    table = make(110.0, references=[50.0, 2.0], reference_checks=[1.0, 1.0])
+    table = make(110.0, references=[50.0, 2.0], reference_checks=[1.0, 1.0], earlier=30.0)
     assert table.for_references == pytest.approx(REFERENCE_SHARE * 100)
-    epochs, left = spent(table, 110.0)
-    assert epochs == pytest.approx([10] * 4)
+    _, left = spent(table, 110.0)
     assert left == pytest.approx(30)
     assert table.reference_epochs(0, left) == pytest.approx(9 / 50)  # is left out
     assert table.reference_epochs(1, left) == pytest.approx(19 / 2)
@@ -76,4 +85,4 @@ def test_large_references_get_no_more_than_their_share():
 def test_references_that_cannot_train_an_epoch_cost_the_finalists_nothing():
     table = make(90.0, references=[50.0, 40.0], reference_checks=[1.0, 1.0])
     assert table.for_references == 0
-    assert spent(table, 90.0)[0] == pytest.approx([10] * 4)
+    assert spent(table, 90.0)[1] == pytest.approx(10)

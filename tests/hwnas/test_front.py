@@ -74,6 +74,11 @@ def test_equal_finalists_both_stay(opened):
 # Final training
 
 
+def record_of(study, key):
+    """The trial of a network's latest result."""
+    return next(entry.trial for entry in study.strategy.archive.entries if entry.trial.hash == key)
+
+
 def test_finalists_are_a_part_of_the_front_within_the_limits(opened):
     entries = opened.strategy.archive.front().entries
     assert len(entries) > 3
@@ -105,8 +110,11 @@ def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened)
         assert finalist.result == entry.result
         assert finalist.state.value.keys() == opened.parent(entry.trial.id)[1].value.keys()
         assert f"{entry.trial.hash[:8]} stays as the search left it: diverged" in " ".join(opened.progress.all)
-    front.finish(opened)
-    assert len(manifests.read(opened.store.path).models) >= 1
+    manifest = front.finish(opened)
+    assert len(manifest.models) >= 1
+    assert {one.id for one in manifest.not_trained} == {model.id for model in manifest.models}
+    assert all(one.reason.startswith("diverged") for one in manifest.not_trained)
+    assert all(model.lineage == opened.lineage(record_of(opened, model.id)) for model in manifest.models)
 
 
 @pytest.mark.parametrize("deadline", [0.0, None])
@@ -115,8 +123,10 @@ def test_a_final_training_that_does_harm_leaves_the_network_of_the_search(opened
     opened.executor = replace(opened.executor, recipe=recipe)
     entry = front._chosen(opened)[0]
     record = final._train(opened, entry, epochs=0.05, deadline=deadline)
+    reason = record.pop("unfinished")
     assert record == {"result": entry.result.to_json(), "weights": entry.result.weights}
-    assert "final training took its accuracy from" in opened.progress.all[-1]
+    assert reason.startswith("final training took its accuracy from")
+    assert opened.progress.all[-1].endswith(reason)
 
 
 def test_a_final_training_may_be_worse_by_chance(opened, monkeypatch):
@@ -133,6 +143,24 @@ def test_a_final_training_may_be_worse_by_chance(opened, monkeypatch):
     assert further
     assert trained_on(after + 0.009)[0]
     assert not trained_on(after + 0.011)[0]
+
+
+def test_a_final_training_that_takes_too_long_is_cut(opened):
+    opened.spec = opened.spec.resolve({"final.epochs": None})
+    entry = front._chosen(opened)[0]
+    opened.budget.seconds = opened.budget.elapsed + 10.0
+    table = replace(final._timetable(opened, [entry], []), checks=0.0)
+    opened.budget.seconds = opened.budget.elapsed + 0.5
+    record = final._train(opened, entry, epochs=10_000.0, deadline=final._deadline(opened, table))
+    epochs = Result.from_json(record["result"]).info["epochs"] - entry.result.info["epochs"]
+    assert 0 <= epochs < 9_000
+
+
+def test_without_a_budget_in_time_references_are_bounded_by_what_the_study_took(opened):
+    opened.budget.used = 0.0
+    opened.budget.__post_init__()  # as if it had just begun
+    _, trained = train_all(opened, front._chosen(opened), references(opened.space, opened.data, [1e12]))
+    assert all(one.epochs < 2.0 for one in trained)
 
 
 def test_time_is_shared_out_by_what_was_measured(opened):
@@ -165,6 +193,20 @@ def test_a_reference_that_diverges_is_left_out_and_says_so(opened):
 
 
 # Files
+
+
+def test_the_accuracy_of_a_file_is_its_own(opened, monkeypatch):
+    real = verify.run
+
+    def first_half_wrong(content, images, batch, threads):
+        scores = real(content, images, batch, threads)
+        scores[: len(scores) // 2] *= -1
+        return scores
+
+    monkeypatch.setattr(verify, "run", first_half_wrong)
+    monkeypatch.setattr(verify, "check", lambda parity, file: None)
+    for model in front.finish(opened).models:
+        assert model.accuracy.onnx_test < model.accuracy.test - 0.2
 
 
 def test_a_file_that_differs_from_its_network_is_not_shipped(opened, monkeypatch):

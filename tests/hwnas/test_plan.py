@@ -1,4 +1,5 @@
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -46,19 +47,30 @@ def test_epochs_follow_the_time_within_bounds(monkeypatch):
         found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, **options)
         return found.epochs.epochs({"macs": 1e5})
 
-    assert epochs(plan.TRAININGS * 2.0) == pytest.approx(1)
-    assert epochs(plan.TRAININGS * 6.0) == pytest.approx(3)
+    assert epochs(plan.TRAININGS * 2.0) == pytest.approx(1, rel=0.1)  # to plan takes time as well
+    assert epochs(plan.TRAININGS * 6.0) == pytest.approx(3, rel=0.1)
     assert epochs(1.0) == EPOCHS[0]
     assert epochs(1e9) == EPOCHS[1]
-    assert epochs(100.0, trainings=25) == pytest.approx(2)
+    assert epochs(1000.0, trainings=250) == pytest.approx(2, rel=0.1)
 
 
 def test_from_scratch_there_are_fewer_trainings_and_all_are_alike(monkeypatch):
     monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: 2.0)
     seconds = plan.SCRATCH_TRAININGS * 12.0
     found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, inherit=False)
-    assert found.epochs.epochs({"macs": 1e5}) == pytest.approx(6)
+    assert found.epochs.epochs({"macs": 1e5}) == pytest.approx(6, rel=0.1)
     assert found.initial_epochs == found.epochs
+
+
+def test_what_planning_took_is_not_planned_with(monkeypatch):
+    def slow(module, data, recipe):
+        time.sleep(0.1)
+        return 2.0
+
+    monkeypatch.setattr(plan, "seconds_per_epoch", slow)
+    found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=0.2, threads=1, trainings=1)
+    assert found.epochs.seconds == 0
+    assert found.epochs.epochs({"macs": 1e5}) == EPOCHS[0]
 
 
 def test_seconds_per_epoch_are_those_of_real_steps():

@@ -28,10 +28,10 @@ from hwnas.store import Store
 from objectives import cost
 from objectives.data import load_data
 from spaces.arch import Arch
-from spaces.errors import HwnasError, LimitError, StoreError, TrainingError
+from spaces.errors import HwnasError, LimitError, SpecError, StoreError, TrainingError
 from spaces.morphisms import move_from_json
 from spaces.plain import PlainSpace
-from tests.hwnas.toys import Search, short
+from tests.hwnas.toys import FATAL, Search, short
 
 pytestmark = pytest.mark.usefixtures("table_cache")
 
@@ -58,6 +58,15 @@ def verify(out):
     for model in manifest.models:
         assert hashlib.sha256((out / "front" / model.file).read_bytes()).hexdigest() == model.sha256
     return manifest
+
+
+def save_digits(images):
+    """A folder of 20 zeros and 20 ones."""
+    data = load_data("digits")
+    for label in range(2):
+        (images / str(label)).mkdir(parents=True)
+        for i, image in enumerate(data.train.images[data.train.labels == label][:20]):
+            Image.fromarray(image[0].numpy()).save(images / str(label) / f"{i}.png")
 
 
 # What a run leaves behind
@@ -129,12 +138,17 @@ def test_a_lineage_leads_from_its_first_ancestor_to_the_network(searched):
     for model in manifests.read(searched).models:
         first, *_ = model.lineage
         genotype = space.from_json(first["genotype"])
-        for step in model.lineage:
+        for step in model.lineage[:-1]:
             for move in step["moves"]:
-                genotype = space.apply(genotype, move_from_json(move)).genotype
+                if move["move"] != "Calibrate":
+                    genotype = space.apply(genotype, move_from_json(move)).genotype
+                assert set(move.get("nodes", [])) <= {node.name for node in genotype.nodes}
             assert genotype.hash == trials[step["trial"]].hash
+            assert step["seed"] == trials[step["trial"]].seed
         assert genotype.hash == model.id
-        assert model.epochs == pytest.approx(model.lineage[-1]["epochs"] + 1, abs=0.1)  # one more at the end
+        *_, searched_last, last = model.lineage
+        assert (last["trial"], last["init"], last["moves"]) == (searched_last["trial"], "checkpoint", [])
+        assert model.epochs == last["epochs"] == pytest.approx(searched_last["epochs"] + 1, abs=0.1)
 
 
 def test_the_specification_is_kept_as_resolved(searched):
@@ -255,6 +269,27 @@ def test_ctrl_c_keeps_what_was_done(tmp_path, moment):
     assert all(after[id] == result for id, result in kept.items())
 
 
+def test_a_finished_study_is_left_as_it_is(searched, tmp_path):
+    out = copied(searched, tmp_path)
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.suffix in (".json", ".onnx", ".csv")}
+    study.resume(out)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_smaller_budget_than_what_was_used_is_refused(searched, tmp_path):
+    out = copied(searched, tmp_path)
+    with pytest.raises(SpecError, match=r"budget is 1s for the whole study, but .* has used .* of it already"):
+        study.resume(out, budget=1.0)
+
+
+def test_a_run_folder_among_the_images_is_refused(tmp_path):
+    save_digits(tmp_path / "images")
+    for out in (tmp_path / "images", tmp_path / "images" / "0", tmp_path / "images" / "runs" / "a"):
+        with pytest.raises(StoreError, match="lies in the folder of the images; name a run folder elsewhere by --out"):
+            study.search(short(**{"data.source": str(tmp_path / "images")}), out)
+    assert not (tmp_path / "images" / "runs").exists()
+
+
 # Killed
 
 
@@ -314,6 +349,25 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(searched, tmp_path):
         for folder in (searched, out)
     )
     assert found == expected
+
+
+def test_a_network_whose_training_kills_the_process_fails_and_costs_only_itself(tmp_path):
+    out = tmp_path / "run"
+    for _ in range(2):
+        search = Search(short(), out, fatal=5)
+        while search.next():
+            pass
+        assert search.join() == FATAL
+        assert sorted(told(out)) == [0, 1, 2, 3, 4]
+    last = Search(short(), out, fatal=5)
+    while last.next():
+        pass
+    assert last.join() == 0
+    results = told(out)
+    assert len(results) == 8
+    assert {id: result.status for id, result in results.items() if result.status != "ok"} == {5: "failed"}
+    assert "the process died 2 times while it was trained" in results[5].reason
+    verify(out)
 
 
 @pytest.mark.slow
@@ -405,11 +459,7 @@ def test_random_search_on_other_objectives(tmp_path):
 
 def test_a_folder_is_found_again_from_elsewhere(tmp_path, monkeypatch):
     images = tmp_path / "here" / "images"
-    data = load_data("digits")
-    for label in range(2):
-        (images / str(label)).mkdir(parents=True)
-        for i, image in enumerate(data.train.images[data.train.labels == label][:20]):
-            Image.fromarray(image[0].numpy()).save(images / str(label) / f"{i}.png")
+    save_digits(images)
     monkeypatch.chdir(tmp_path / "here")
     spec = short(**{"data.source": "images", "budget.trainings": 2, "final.models": 1})
     out = study.search(spec, tmp_path / "run")

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import multiprocessing
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -11,6 +12,7 @@ from typing import Any
 
 from hwnas import study
 from hwnas.costs import Costs
+from hwnas.executor import Executor
 from hwnas.progress import Progress, Status
 from hwnas.spec import Spec
 from hwnas.store import Store
@@ -93,8 +95,15 @@ class Reporting(Progress):
         self.pipe.send((status.phase, status.phase_done, status.trainings))
 
 
-def search_or_resume(spec: dict[str, Any], out: Path, pipe: Connection) -> None:
-    """What a process does that is going to be killed."""
+#: How a process ends that a training has killed, as the system does where memory is short.
+FATAL = 137
+
+
+def search_or_resume(spec: dict[str, Any], out: Path, pipe: Connection, fatal: int | None) -> None:
+    """What a process does that is going to be killed, by somebody or by the training of one trial."""
+    if fatal is not None:
+        start = Executor._start
+        Executor._start = lambda self, trial: os._exit(FATAL) if trial.id == fatal else start(self, trial)
     if Store.exists(out):
         study.resume(out, Reporting(pipe))
     else:
@@ -107,9 +116,9 @@ class Search:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hwnas.study", "torch._dynamo", "matplotlib.figure", "pandas"])
 
-    def __init__(self, spec: Spec, out: Path) -> None:
+    def __init__(self, spec: Spec, out: Path, fatal: int | None = None) -> None:
         self.pipe, theirs = self.context.Pipe(duplex=False)
-        self.process = self.context.Process(target=search_or_resume, args=(spec.to_json(), out, theirs))
+        self.process = self.context.Process(target=search_or_resume, args=(spec.to_json(), out, theirs, fatal))
         self.process.start()
         theirs.close()
 
