@@ -19,7 +19,6 @@ Each search and each final training is kept in a file of its own, so that the sc
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -49,6 +48,7 @@ def arm_spec(arm, options, seed):
         "space.max_params": MAX_PARAMS,
         "budget.time": options.minutes * 60 / (1 - SHARE),
         "final.share": SHARE,
+        "training.precision": options.precision,
         "seed": seed,
         "threads": 1,
     }
@@ -165,6 +165,10 @@ def run_all(tasks, options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = []
     while waiting or running:
+        if any(process.poll() for process in running):
+            for process in running:
+                process.kill()
+            sys.exit("a task failed; see above. What is finished is kept: mend it and start again")
         running = [process for process in running if process.poll() is None]
         if waiting and len(running) < options.parallel:
             task = waiting.pop(0)
@@ -245,6 +249,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--front", type=int, default=8, help="networks of a front that are trained identically")
     parser.add_argument("--final-epochs", type=float, default=10.0)
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of all training, alike")
     parser.add_argument("--parallel", type=int, default=2, help="processes at once; at most the cores of the machine")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="print what there is and stop")

@@ -71,7 +71,9 @@ def draw(
         placed = [(cost, point) for point in points if (cost := getattr(point, attribute))]
         _panel(axes, placed, label, (limits or {}).get(name))
     panels[0].set_ylabel(f"validation {metric} (%)")
-    _accuracy_axis(panels[0], [p.accuracy for p in points if p.kind != "archive"] or [p.accuracy for p in points])
+    seen = [point.accuracy for point in points]
+    shown = [point.accuracy for point in points if point.kind != "archive"] or seen
+    _accuracy_axis(panels[0], [*shown, *sorted(seen)[-1:]])
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -1,6 +1,6 @@
 """What a running study tells the person who waits for it.
 
-A study calls three methods of a `Progress` and knows nothing of terminals. `Live` repaints a few lines in place, `Log`
+A study calls four methods of a `Progress` and knows nothing of terminals. `Live` repaints a few lines in place, `Log`
 prints a sparse line for files and pipes, `Quiet` says nothing. None of them may end a search: if the output goes away
 (a closed pipe, a full disk behind a redirect), they fall silent, because the run folder, not the terminal, holds the
 result.
@@ -28,9 +28,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Status:
-    """One moment of a study; what the numbers mean stands at `Progress.update`."""
+    """One moment of a study; what the numbers mean stands at `Progress.update`. No generation: before the search."""
 
-    generation: int
+    generation: int | None
     trainings: int
     failed: int
     hypervolume: float | None
@@ -52,6 +52,10 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def prepare(self, phase: str, done: float, total: float) -> None:
+        """Show work that comes before the search, such as the reading of images; also before `start`."""
+        self._show(Status(None, 0, 0, None, None, 0, None, phase, done, total))
 
     def start(self, lines: Sequence[str]) -> None:
         """Show the title lines: what is searched, where, for how long. Call it once, before the first `update`."""
@@ -80,7 +84,8 @@ class Progress:
             trainings: candidates trained so far, the failed ones included.
             failed: of these, how many diverged or ran out of memory.
             hypervolume: of the archive, as the study normalises it; None before there is one.
-            best_error: smallest validation error so far, a fraction; None before there is one.
+            best_error: smallest validation error in the archive, a fraction; None before there is one. It may
+                rise: a network that is trained on is judged anew.
             front_size: number of non-dominated candidates.
             seconds_left: of the whole budget; None where the budget counts trainings.
             phase: what is going on, e.g. ``search`` or ``final training``.
@@ -122,14 +127,14 @@ class Quiet(Progress):
 
 
 class Log(Progress):
-    """One line every `LOG_SECONDS` and at each change of phase: for pipes, files and dumb terminals."""
+    """One line every `LOG_SECONDS` and at each change of phase in the search: for pipes, files and dumb terminals."""
 
     def __init__(self, console: LastingConsole, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
         self._began = clock()
         self._phase = ""
-        self._due = -float("inf")
+        self._due = self._began + LOG_SECONDS
 
     def start(self, lines: Sequence[str]) -> None:
         """See `Progress.start`."""
@@ -142,10 +147,10 @@ class Log(Progress):
 
     def _show(self, status: Status) -> None:
         now = self._clock()
-        if status.phase == self._phase and now < self._due:
+        if now < self._due and (status.generation is None or status.phase == self._phase):
             return
         self._phase, self._due = status.phase, now + LOG_SECONDS
-        self._print(f"{clock_time(now - self._began):>7}  {_phase(status)} · " + " · ".join(_facts(status)))
+        self._print(f"{clock_time(now - self._began):>7}  " + " · ".join([_phase(status), *_facts(status)]))
 
     def _print(self, line: str) -> None:
         _keep_going(lambda: self._console.print(line, markup=False, highlight=False, soft_wrap=True))
@@ -163,11 +168,14 @@ class Live(Progress):
         # Twice a second in a thread of its own, so that the time left runs on while a network trains.
         self._live = RichLive(console=console, get_renderable=self.render, refresh_per_second=2, transient=True)
 
+    def __enter__(self) -> Self:
+        _keep_going(lambda: self._live.start(refresh=True))
+        return self
+
     def start(self, lines: Sequence[str]) -> None:
         """See `Progress.start`."""
         for number, line in enumerate(lines):
             self._print(f"[bold]{escape(line)}[/]" if number == 0 else escape(line))
-        _keep_going(self._live.start)
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
@@ -240,10 +248,12 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
 
 
 def _facts(status: Status, left: bool = True) -> list[str]:
+    if status.generation is None:
+        return []
     failed = f" ({status.failed} failed)" if status.failed else ""
     facts = [f"generation {status.generation}", f"{status.trainings} trainings{failed}", f"front {status.front_size}"]
     if status.best_error is not None:
-        facts.append(f"best error {status.best_error:.2%}")
+        facts.append(f"lowest error now {status.best_error:.2%}")
     if status.hypervolume is not None:
         facts.append(f"hypervolume {status.hypervolume:.4f}")
     if left and status.seconds_left is not None:
@@ -252,7 +262,7 @@ def _facts(status: Status, left: bool = True) -> list[str]:
 
 
 def _phase(status: Status) -> str:
-    return f"{status.phase} {status.phase_done:.0f}/{status.phase_total:.0f}" if status.phase_total else status.phase
+    return f"{status.phase} {status.phase_done:,.0f}/{status.phase_total:,.0f}" if status.phase_total else status.phase
 
 
 def _left(seconds: float | None) -> str:

@@ -76,7 +76,8 @@ def parse_quantity(objective: str, text: str | float) -> float:
     base = _base(objective)
     value = _value(text, _UNITS[base])
     if value is None:
-        raise SpecError(f"{objective} is {text!r}; it must be a value above 0, such as {_EXAMPLES[base]}")
+        units = " or ".join(unit for unit in _UNITS[base] if unit)
+        raise SpecError(f"{objective} is {text!r}; it must be a value above 0 in {units}, such as {_EXAMPLES[base]}")
     if base == "error" and value >= 1:
         raise SpecError(f"{objective} is {text!r}; it must be below 1, such as {_EXAMPLES[base]}")
     return value

@@ -61,10 +61,35 @@ def test_log_prints_at_each_phase_and_every_quarter_minute() -> None:
     assert (title, folder) == ("digits on this machine", "runs/mine")
     assert [line.split()[0] for line in lines] == ["0:00", "0:15", "0:30", "0:30"]
     assert lines[0].strip() == (
-        "0:00  search 24/60 · generation 3 · 0 trainings · front 7 · best error 2.13% · hypervolume 0.5000 · 1:23 left"
+        "0:00  search 24/60 · generation 3 · 0 trainings · front 7 · lowest error now 2.13% · "
+        "hypervolume 0.5000 · 1:23 left"
     )
     assert "final training 0/12" in lines[-1]
     assert "24 trainings (2 failed)" in lines[-1]
+
+
+def test_log_says_what_is_prepared_only_where_it_takes_long() -> None:
+    clock, target = Clock(), console()
+    log = Log(target, clock)
+    for second in range(31):
+        clock.now = 1000.0 + second
+        log.prepare("reading images" if second > 2 else "looking at images", 100 * second, 5000)
+    log.update(**MOMENT)
+    lines = [line.strip() for line in text(target).splitlines()]
+    assert lines[:2] == ["0:15  reading images 1,500/5,000", "0:30  reading images 3,000/5,000"]
+    assert lines[2].startswith("0:30  search 24/60 · generation 3")
+
+
+def test_live_shows_what_is_prepared_until_the_search_begins() -> None:
+    target = console(terminal=True)
+    with Live(target) as live:
+        assert "starting" in text(target)
+        live.prepare("reading images", 1500, 5000)
+        assert "reading images 1,500/5,000" in drawn(live)
+        assert "generation" not in drawn(live)
+        live.start(["digits"])
+        live.update(**MOMENT)
+        assert "reading" not in drawn(live)
 
 
 def test_log_lines_are_never_wrapped_and_brackets_are_text() -> None:
@@ -82,7 +107,7 @@ def test_live_shows_status_and_counts_down_between_updates() -> None:
     live = Live(console(), clock)
     assert "starting" in drawn(live)
     live.update(**MOMENT)
-    for fact in ("generation 3", "24 trainings", "front 7", "best error 2.13%", "search 24/60", "1:23 left"):
+    for fact in ("generation 3", "24 trainings", "front 7", "lowest error now 2.13%", "search 24/60", "1:23 left"):
         assert fact in drawn(live)
     clock.now += 3
     assert "1:20 left" in drawn(live)
@@ -127,6 +152,7 @@ class Closed(TextIOBase):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_lost_output_does_not_end_the_search(make: Callable[[LastingConsole], Progress], terminal: bool) -> None:
     with make(LastingConsole(file=Closed(), force_terminal=terminal)) as shown:  # type: ignore[arg-type]
+        shown.prepare("reading images", 1, 2)
         shown.start(["digits"])
         shown.note("a note")
         shown.update(**MOMENT)
@@ -148,6 +174,7 @@ def test_an_error_inside_leaves_the_terminal_clean() -> None:
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with progress.choose(quiet=True) as quiet:
         assert isinstance(quiet, Quiet)
+        quiet.prepare("reading images", 1, 2)
         quiet.start(["digits"])
         quiet.note("a note")
         quiet.update(**MOMENT)

@@ -96,7 +96,7 @@ def test_quantities(objective, text, value):
     ],
 )
 def test_no_quantities(objective, text):
-    with pytest.raises(SpecError, match=re.escape(f"{objective} is {text!r}; it must be a value above 0, such as ")):
+    with pytest.raises(SpecError, match=re.escape(f"{objective} is {text!r}; it must be a value above 0 in ")):
         parse_quantity(objective, text)
 
 
