@@ -267,9 +267,9 @@ def main():
         run_all([f"finish:{arm}:{seed}" for seed in options.seeds for arm in arms], options)
     import torch
 
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.minutes:g} minutes an arm"
-    )
+    from latency import Deployment
+
+    print(f"{Deployment.here().device}, torch {torch.__version__}, {options.minutes:g} minutes an arm")
     report(options)
 
 
