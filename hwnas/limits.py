@@ -6,7 +6,7 @@ from typing import Any
 
 from hwnas.costs import Cost, Costs
 from hwnas.quantities import format_quantity
-from spaces.errors import ArchError, LimitError
+from spaces.errors import LimitError
 from spaces.space import Space
 
 #: Steps down from a start; each tries every move.
@@ -77,10 +77,7 @@ def _descend(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], eno
 
 def _neighbours(space: Space[Any], genotype: Any) -> Iterator[Any]:
     for move in space.moves(genotype):
-        try:
-            child = space.apply(genotype, move).genotype
-        except ArchError:
-            continue
+        child = space.apply(genotype, move).genotype
         if space.refusal(child) is None:
             yield child
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -11,6 +11,7 @@ from typing import Any
 
 from spaces.errors import ArchError
 from spaces.ops import Concat, Input, Op, Param, Role, Shape, op_from_json
+from spaces.record import check_types
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Node:
     name: str
     op: Op
     inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self, ArchError)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Arch:
     nodes: tuple[Node, ...]
 
     def __post_init__(self) -> None:
+        check_types(self, ArchError)
         for broken in violations(self.nodes):
             raise ArchError(broken)
 
@@ -126,7 +131,10 @@ class Arch:
             ArchError: The data is no list of nodes, or the graph breaks a rule.
         """
         try:
-            nodes = tuple(Node(name, op_from_json(op), tuple(inputs)) for name, op, inputs in data)
+            nodes = tuple(
+                Node(name, op_from_json(op), tuple(inputs) if isinstance(inputs, list) else inputs)
+                for name, op, inputs in data
+            )
         except (TypeError, ValueError) as error:
             raise ArchError(f"not an architecture: {error}; expected a list of [name, op, inputs]") from error
         return cls(nodes)
@@ -166,7 +174,7 @@ def violations(nodes: tuple[Node, ...]) -> Iterator[str]:
     for node in nodes:
         if node.name in seen:
             yield f"two nodes are named {node.name!r}"
-        if not isinstance(node.name, str) or not node.name or "." in node.name:
+        if not node.name or "." in node.name:
             yield f"a node is named {node.name!r}; a name must be a text without a dot"
             return
         for source in node.inputs:
@@ -191,7 +199,11 @@ def violations(nodes: tuple[Node, ...]) -> Iterator[str]:
         yield f"the output {nodes[-1].name} has shape {shapes[nodes[-1].name]}, it must be flat class scores"
 
 
-def canonicalise(arch: Arch, marks: Mapping[str, bytes] | None = None) -> tuple[Arch, dict[str, str]]:
+#: What tells a node, given by its name, from its mirror image.
+Mark = Callable[[str], bytes]
+
+
+def canonicalise(arch: Arch, mark: Mark = lambda name: b"") -> tuple[Arch, dict[str, str]]:
     """Canonical form and the renaming ``{old name: new name}``.
 
     Nodes are coloured by op, depth and neighbours on both sides until the colours settle (Weisfeiler-Leman), ties are
@@ -201,10 +213,11 @@ def canonicalise(arch: Arch, marks: Mapping[str, bytes] | None = None) -> tuple[
 
     Args:
         arch: The network.
-        marks: What tells a node from its mirror image, such as its tensors. They have no part in the form, only in the
-            renaming: of two nodes that could change places, the one with the smaller mark comes first.
+        mark: What tells a node from its mirror image, such as its tensors. It has no part in the form, only in the
+            renaming: of two nodes that could change places, the one with the smaller mark comes first. It is asked for
+            where there are such nodes and nowhere else, since tensors are long.
     """
-    labels = _labelling(arch, marks or {})
+    labels = _labelling(arch, mark)
     order = sorted(range(len(arch.nodes)), key=labels.__getitem__)
     renaming = {arch.nodes[i].name: f"n{rank}" for rank, i in enumerate(order)}
     rank_of = {arch.nodes[i].name: rank for rank, i in enumerate(order)}
@@ -224,7 +237,7 @@ class _Graph:
     change places, so that any order of them will do, and a branch beside a convolution makes many.
     """
 
-    def __init__(self, arch: Arch, marks: Mapping[str, bytes]) -> None:
+    def __init__(self, arch: Arch, mark: Mark) -> None:
         index = {node.name: i for i, node in enumerate(arch.nodes)}
         self.ordered = [isinstance(node.op, Concat) for node in arch.nodes]
         self.sources = [[index[source] for source in node.inputs] for node in arch.nodes]
@@ -235,16 +248,17 @@ class _Graph:
             for position, j in enumerate(sources):
                 self.readers[j].append((i, position if self.ordered[i] else 0))
         self.ops = [repr(node.op) for node in arch.nodes]
-        self.marks = [marks.get(node.name, b"") for node in arch.nodes]
+        self.mark: Callable[[int], bytes] = lambda i: mark(arch.nodes[i].name)
         self.start = _rank(list(zip(depth, self.ops, self._twin_numbers(), strict=True)))
 
     def _twin_numbers(self) -> list[int]:
         numbers = [0] * len(self.ops)
-        seen: Counter[Any] = Counter()
-        for i in sorted(range(len(self.ops)), key=self.marks.__getitem__):
-            place = (self.ops[i], tuple(self._arranged(self.sources[i], i)), tuple(sorted(self.readers[i])))
-            numbers[i] = seen[place]
-            seen[place] += 1
+        places: defaultdict[Any, list[int]] = defaultdict(list)
+        for i, op in enumerate(self.ops):
+            places[op, tuple(self._arranged(self.sources[i], i)), tuple(sorted(self.readers[i]))].append(i)
+        for twins in places.values():
+            for number, i in enumerate(sorted(twins, key=self.mark) if len(twins) > 1 else twins):
+                numbers[i] = number
         return numbers
 
     def _arranged(self, values: list[int], i: int) -> list[int]:
@@ -281,8 +295,8 @@ def _rank(keys: list[Any]) -> list[int]:
     return ranks
 
 
-def _labelling(arch: Arch, marks: Mapping[str, bytes]) -> list[int]:
-    graph = _Graph(arch, marks)
+def _labelling(arch: Arch, mark: Mark) -> list[int]:
+    graph = _Graph(arch, mark)
 
     def single_out(colours: list[int], member: int) -> list[int]:
         return graph.refine(_rank([(colour, i != member) for i, colour in enumerate(colours)]))
@@ -308,8 +322,11 @@ def _labelling(arch: Arch, marks: Mapping[str, bytes]) -> list[int]:
         found = (smallest_leaf(branches[i], single_out(marked, members[i])) for i in distinct)
         return min(found, key=graph.certificate)
 
-    marked = _rank(list(zip(graph.start, graph.marks, strict=True)))
-    return smallest_leaf(graph.refine(graph.start), graph.refine(marked))
+    colours = graph.refine(graph.start)
+    if not tied(colours):
+        return colours
+    marked = _rank([(colour, graph.mark(i)) for i, colour in enumerate(graph.start)])
+    return smallest_leaf(colours, graph.refine(marked))
 
 
 def rename(names: Mapping[str, str], key: str) -> str:

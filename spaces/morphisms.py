@@ -7,7 +7,7 @@ Chen et al. (Net2Net, ICLR 2016) and Wei et al. (Network Morphism, ICML 2016), t
 (LEMONADE, ICLR 2019).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from spaces.channels import axes, segment_at
 from spaces.errors import ArchError, MoveRefused
 from spaces.importance import least_important
 from spaces.ops import EPSILON, Act, Add, Concat, Conv, DepthwiseConv, Norm, Op, Param, Pool, Role
+from spaces.record import check_types, from_json
 from spaces.rewrite import (
     Choice,
     Rewrite,
@@ -49,6 +50,12 @@ class Morphism:
 
     node: str
     exact: ClassVar[Exact] = None
+
+    def __post_init__(self) -> None:
+        check_types(self, ArchError)
+        seed = getattr(self, "seed", 0)
+        if not 0 <= seed < 2**63:
+            raise ArchError(f"{type(self).__name__}: seed is {seed}, it must be 0 to 2**63 - 1")
 
     def refusal(self, arch: Arch) -> str | None:
         """Which condition does not hold for this architecture, or None."""
@@ -87,11 +94,21 @@ def _filter(op: Op) -> Conv | DepthwiseConv | None:
 
 def nonnegative(arch: Arch, name: str) -> bool:
     """Whether a node's output is known to be at least zero everywhere."""
-    node = arch[name]
-    if getattr(node.op, "act", None) is not None:
-        return bool(node.op.act == "relu")  # type: ignore[attr-defined]
-    passes = isinstance(node.op, Add | Concat | Pool)
-    return passes and all(nonnegative(arch, source) for source in node.inputs)
+
+    def act(op: Op) -> str | None:
+        return getattr(op, "act", None)
+
+    sources = _sources(arch, name, lambda op: isinstance(op, Add | Concat | Pool) and act(op) is None)
+    return all(act(arch[source].op) == "relu" for source in sources)
+
+
+def _sources(arch: Arch, name: str, through: Callable[[Op], bool]) -> set[str]:
+    """Where a node's values come from, seen through some ops; a node of another op is its own and only source."""
+    reached = [name]
+    for each in reached:  # which grows on the way
+        if through(arch[each].op):
+            reached += [source for source in arch[each].inputs if source not in reached]
+    return {each for each in reached if not through(arch[each].op)}
 
 
 def ancestors(arch: Arch, name: str) -> set[str]:
@@ -322,12 +339,17 @@ def _skip_refusal(arch: Arch, source: str, node: str) -> str | None:
 
 
 def _stride(arch: Arch, source: str, node: str) -> int:
-    """The smallest stride that turns a map's height and width into those of a later one.
+    """The product of the strides on a way from a map to a later one.
 
-    There is one: what lies between divides both sides by the same numbers and rounds up, as one stride does.
+    It fits: what lies between divides both sides by these numbers and rounds up, as one stride does. And it samples the
+    pixels that the way around does, unlike smaller ones that may fit, too.
     """
-    (_, high, wide), (_, low, narrow) = arch.shapes[source], arch.shapes[node]
-    return next(s for s in range(1, max(high, wide) + 1) if -(-high // s) == low and -(-wide // s) == narrow)
+    strides = {source: 1}
+    for each in arch.nodes:
+        for read in each.inputs:
+            if read in strides:
+                strides.setdefault(each.name, strides[read] * getattr(each.op, "stride", 1))
+    return strides[node]
 
 
 @dataclass(frozen=True)
@@ -338,17 +360,19 @@ class SkipConcat(Morphism):
 
     Attributes:
         source: The earlier node.
+        seed: Of the filters of depthwise convolutions that follow.
     """
 
     source: str
+    seed: int = 0
     exact: ClassVar[Exact] = "train"
 
     def refusal(self, arch: Arch) -> str | None:
-        """Both are feature maps of one size, the source earlier."""
+        """Both are feature maps of one size, the source earlier and not strung together with the node already."""
         why = _skip_refusal(arch, self.source, self.node)
         if why is None and arch.shapes[self.source][1:] != arch.shapes[self.node][1:]:
             return f"maps are of sizes {arch.shapes[self.source][1:]} and {arch.shapes[self.node][1:]}"
-        return why
+        return why or _strung_twice(arch, self.node, self.source)
 
     def rewrite(self, arch: Arch) -> Rewrite:
         """`splice` of a Concat, and of an identity 1x1 convolution where channels are tied."""
@@ -360,17 +384,33 @@ class SkipConcat(Morphism):
             nodes.append(Node(back, Conv(kernel=1, channels=channels, norm=False, act=None), (joined,)))
             # Zero where it reads the source: only the square part of the identity.
             starts = {f"{back}.weight": _identity_filter}
-        return splice(arch, nodes, dict.fromkeys(readers(arch, self.node), nodes[-1].name), starts=starts)
+        rewire = dict.fromkeys(readers(arch, self.node), nodes[-1].name)
+        return splice(arch, nodes, rewire, starts=starts, seed=self.seed)
+
+
+def _strung_twice(arch: Arch, name: str, source: str) -> str | None:
+    """Refuses that a map comes to stand beside itself on an axis: read alike, the two would be twins for ever."""
+    concats = (node.name for node in arch.nodes if isinstance(node.op, Concat))
+    own, *strung = (_strung(arch, each) for each in (name, *concats))
+    beside = own.union(*(maps for maps in strung if own <= maps))
+    twice = sorted(beside & _strung(arch, source))
+    return f"a Concat would hold the channels of {twice[0]} twice" if twice else None
+
+
+def _strung(arch: Arch, name: str) -> set[str]:
+    """The maps that a Concat strings together; any other node is a map of its own."""
+    return _sources(arch, name, lambda op: isinstance(op, Concat))
 
 
 def _tied_below(arch: Arch, name: str) -> bool:
     """Whether channels of a node reach an Add, or the output, before a dense convolution or linear layer mixes them."""
-    if name == arch.output:
-        return True
-    return any(
-        arch[reader].op.role is Role.TIES or (arch[reader].op.role is not Role.MAKES and _tied_below(arch, reader))
-        for reader in arch.consumers[name]
-    )
+    reached = [name]
+    for each in reached:  # which grows on the way
+        roles = {reader: arch[reader].op.role for reader in arch.consumers[each]}
+        if each == arch.output or Role.TIES in roles.values():
+            return True
+        reached += [reader for reader, role in roles.items() if role is not Role.MAKES and reader not in reached]
+    return False
 
 
 # Deeper ---------------------------------------------------------------------------------------------------------------
@@ -470,7 +510,7 @@ class RemoveLayer(Morphism):
     """A layer that keeps the shape is left out."""
 
     def refusal(self, arch: Arch) -> str | None:
-        """The node is a convolution, norm or activation of equal input and output shape; no Add reads a node twice."""
+        """The node is a convolution, norm or activation that keeps the shape; nothing is summed or strung twice."""
         node = arch[self.node]
         if not isinstance(node.op, Conv | DepthwiseConv | Norm | Act):
             return f"{self.node} is a {type(node.op).__name__}"
@@ -486,9 +526,11 @@ class RemoveLayer(Morphism):
 
 
 def _doubled(arch: Arch, name: str, source: str) -> str | None:
-    """Refuses that the readers of a node read another instead, where one of them is an Add that does so already."""
+    """Refuses that the readers of a node read another instead, where an Add or a Concat does so already."""
     adds = (arch[reader] for reader in arch.consumers[name] if arch[reader].op.role is Role.TIES)
-    return "an Add would read one node twice" if any(source in add.inputs for add in adds) else None
+    if any(source in add.inputs for add in adds):
+        return "an Add would read one node twice"
+    return _strung_twice(arch, name, source)
 
 
 @dataclass(frozen=True)
@@ -502,7 +544,7 @@ class RemoveSkip(Morphism):
     position: int
 
     def refusal(self, arch: Arch) -> str | None:
-        """The node is an Add or Concat with such an input; no Add ties a Concat's channels, or reads a node twice."""
+        """The node is an Add, or a Concat that no Add ties, with such an input; nothing is summed or strung twice."""
         node = arch[self.node]
         if not isinstance(node.op, Add | Concat):
             return f"{self.node} is a {type(node.op).__name__}"
@@ -510,30 +552,34 @@ class RemoveSkip(Morphism):
             return f"{self.node} has {len(node.inputs)} inputs, there is no input {self.position}"
         if isinstance(node.op, Concat) and _tied_below(arch, self.node):
             return "an Add ties the channels of this Concat, or they are the class scores"
-        if len(node.inputs) == 2 and not (isinstance(node.op, Add) and node.op.act):
+        if isinstance(node.op, Add) and len(node.inputs) == 2 and node.op.act is None:
             return _doubled(arch, self.node, node.inputs[1 - self.position])
         return None
 
     def rewrite(self, arch: Arch) -> Rewrite:
         """`drop` of the edge; an activation left alone goes back into the convolution before it."""
-        inputs = arch[self.node].inputs
+        node = arch[self.node]
         dropped = drop(arch, self.node, self.position)
-        if isinstance(arch[self.node].op, Add) and len(inputs) == 2:
-            dropped = dropped.then(lambda child: _revive(child, inputs[1 - self.position]))
+        if isinstance(node.op, Add):
+            left = [source for i, source in enumerate(node.inputs) if i != self.position]
+            dropped = dropped.then(lambda child: _revive(child, left))
         return dropped.then(lambda child: _fold_act(child, self.node))
 
 
-def _revive(arch: Arch, name: str) -> Rewrite:
-    """A branch that still starts at zero gets gamma 1: on its own it would let no gradient through, for ever."""
-    op = _filter(arch[name].op)
-    if op is None or not op.norm:
+def _revive(arch: Arch, names: Sequence[str]) -> Rewrite:
+    """Branches that all start at zero still get gamma 1: by themselves they would let no gradient through, for ever."""
+    summands = {part for name in names for part in _sources(arch, name, lambda op: isinstance(op, Add))}
+    gammas = [f"{summand}.gamma" for summand in summands]
+    if not all(gamma in arch.params for gamma in gammas):
         return identity(arch)
 
-    def alive(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        gamma = tensors["gamma"]
-        return tensors if gamma.any() else {**tensors, "gamma": torch.ones_like(gamma)}
+    def alive(gamma: str) -> Start:
+        def start(param: Param, tensors: Tensors) -> Tensor:
+            return tensors[gamma] if any(tensors[each].any() for each in gammas) else torch.ones(param.shape)
 
-    return swap(arch, name, op, alive)
+        return start
+
+    return splice(arch, [], {}, starts={gamma: alive(gamma) for gamma in gammas})
 
 
 def _fold_act(arch: Arch, name: str) -> Rewrite:
@@ -636,24 +682,16 @@ MORPHISMS: tuple[type[Morphism], ...] = (
 )
 
 
-def move_from_json(data: Mapping[str, Any]) -> Morphism:
+def move_from_json(data: object) -> Morphism:
     """The morphism that :meth:`Morphism.to_json` wrote.
 
     >>> move_from_json({"move": "GrowKernel", "node": "n2"})
     GrowKernel(node='n2')
 
     Raises:
-        ArchError: The move or one of its fields is unknown.
+        ArchError: The move or one of its fields is unknown, or a field holds what it cannot.
     """
-    fields = dict(data)
-    name = fields.pop("move", None)
-    known = {cls.__name__: cls for cls in MORPHISMS}
-    if name not in known:
-        raise ArchError(f"unknown move {name!r}; known are {', '.join(known)}")
-    try:
-        return known[name](**fields)
-    except TypeError as error:
-        raise ArchError(f"{name}: {error}") from error
+    return from_json(data, "move", MORPHISMS)
 
 
 def replay(arch: Arch, lineage: Sequence[Mapping[str, Any]]) -> Rewrite:

@@ -106,7 +106,8 @@ class Network(nn.Module):
         super().__init__()
         self.arch = arch
         for node in arch.nodes[1:]:  # the first is the image itself
-            self.add_module(node.name, _layer(arch, node, tensors))
+            # Not by `add_module`, which refuses what is an attribute already, such as a node named "forward".
+            self._modules[node.name] = _layer(arch, node, tensors)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores before softmax."""
@@ -119,8 +120,9 @@ class Network(nn.Module):
         unread = {name: len(readers) for name, readers in self.arch.consumers.items()}
         for name in names:
             unread[name] += 1
+        layers = dict(self.named_children())
         for node in self.arch.nodes[1:]:
-            outputs[node.name] = self.get_submodule(node.name)(*(outputs[source] for source in node.inputs))
+            outputs[node.name] = layers[node.name](*(outputs[source] for source in node.inputs))
             for source in node.inputs:
                 unread[source] -= 1
                 if not unread[source]:

@@ -1,8 +1,9 @@
 """An architecture and its tensors as an ONNX model, written straight from both.
 
-Input ``image``: float32 (N, C, H, W), raw pixels in 0..1. Output ``logits``: (N, classes), before softmax. Every batch
-norm that follows a convolution is folded into it, which is exact; the input normalisation stays nodes of its own,
-since folded into a zero-padded convolution it would be wrong at the borders.
+Input ``image``: float32 (N, C, H, W), raw pixels in 0..1. Output ``logits``: (N, classes), before softmax. The batch
+norm of a convolution is folded into it, which is exact; a `Norm` node stays a Mul and an Add, even right behind a
+convolution. The input normalisation stays nodes of its own, too: folded into a zero-padded convolution it would be
+wrong at the borders.
 """
 
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ def to_onnx(
         batch: Images at a time; None leaves it open.
         metadata: Written into the file as it is.
     """
-    marks = {node.name: _bytes(tensors, arch, node) for node in arch.nodes}
-    canonical, names = canonicalise(arch, marks)  # else branches alike but for their weights would stand in any order
+    # Without marks, branches alike but for their weights would stand in any order.
+    canonical, names = canonicalise(arch, lambda name: _bytes(tensors, arch, arch[name]))
     tensors = State(tensors).renamed(names).value
     graph = _Graph()
     for node in canonical.nodes[1:]:
@@ -54,12 +55,12 @@ def to_onnx(
             "hwnas",
             [helper.make_tensor_value_info("image", TensorProto.FLOAT, [n, image.channels, image.height, image.width])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [n, canonical.classes])],
-            graph.constants,
         ),
         producer_name="hwnas",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+    model.graph.initializer.extend(graph.constants)  # here, as the graph is copied into the model
     helper.set_model_props(model, dict(metadata or {}))
     return model
 
@@ -110,8 +111,7 @@ def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
             std = graph.constant(f"{name}.std", arrays["std"].reshape(1, -1, 1, 1))
             graph.add("Div", [graph.add("Sub", [*inputs, mean], f"{name}/centred"), std], name)
         case Conv() | DepthwiseConv():
-            scale, bias = _affine(arrays) if op.norm else (np.ones(1), arrays["bias"])
-            weight = arrays["weight"] * scale[:, None, None, None]
+            weight, bias = _folded(arrays) if op.norm else (arrays["weight"], arrays["bias"])
             constants = [graph.constant(f"{name}.weight", weight), graph.constant(f"{name}.bias", bias)]
             group = weight.shape[0] if isinstance(op, DepthwiseConv) else 1
             graph.add("Conv", inputs + constants, before_act, group=group, **_window(op.kernel, op.stride))
@@ -142,6 +142,14 @@ def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
             graph.add("Gemm", inputs + constants, name, transB=1)
         case other:
             raise AssertionError(f"no ONNX for {other}")
+
+
+def _folded(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Weight and bias of a convolution and its norm in one; the products are float64 and never stored as such."""
+    scale, bias = _affine(arrays)
+    weight = np.empty(arrays["weight"].shape, np.float32)
+    np.multiply(arrays["weight"], scale[:, None, None, None], out=weight, casting="same_kind")
+    return weight, bias
 
 
 def _affine(arrays: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -5,13 +5,14 @@ rest of the project needs to know about it. Shapes leave out the batch: ``(chann
 ``(features,)`` after :class:`GlobalPool`. Spatial ops pad "same": a stride of ``s`` turns ``h`` into ``ceil(h / s)``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from math import prod
 from typing import Any, ClassVar
 
 from spaces.errors import ArchError
+from spaces.record import check_types, from_json
 
 Shape = tuple[int, ...]
 
@@ -66,7 +67,7 @@ def _norm_params(channels: int) -> dict[str, Param]:
 
 def _positive(op: object, **values: int) -> None:
     for name, value in values.items():
-        if type(value) is not int or value < 1:  # not 3.0, nor NumPy's 3: both would be written and hashed differently
+        if value < 1:
             raise ArchError(f"{type(op).__name__}: {name} is {value!r}, it must be a whole number of at least 1")
 
 
@@ -79,6 +80,9 @@ class Op:
     """Base of all operations; a subclass states its role and overrides what differs from the identity."""
 
     role: ClassVar[Role] = Role.KEEPS
+
+    def __post_init__(self) -> None:
+        check_types(self, ArchError)
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         """Shape of the output, given those of the inputs; raises :class:`ArchError` where they do not fit."""
@@ -107,6 +111,7 @@ class Input(Op):
     role: ClassVar[Role] = Role.SOURCE
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _positive(self, channels=self.channels, height=self.height, width=self.width)
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -145,6 +150,7 @@ class _Filter(Op):
     act: str | None = "relu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _positive(self, kernel=self.kernel, stride=self.stride)
         if self.kernel % 2 == 0:
             raise ArchError(f"{type(self).__name__}: kernel is {self.kernel}, it must be odd")
@@ -223,6 +229,7 @@ class Act(Op):
     act: str = "relu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _known_activation(self, self.act)
 
 
@@ -234,6 +241,7 @@ class Add(Op):
     role: ClassVar[Role] = Role.TIES
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _known_activation(self, self.act)
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -265,6 +273,7 @@ class Pool(Op):
     stride: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _positive(self, kernel=self.kernel, stride=self.stride)
         if self.pool not in ("max", "avg"):
             raise ArchError(f"Pool: pool is {self.pool!r}, it must be 'max' or 'avg'")
@@ -296,6 +305,7 @@ class Linear(Op):
     role: ClassVar[Role] = Role.MAKES
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _positive(self, features=self.features)
 
     def params(self, inputs: Sequence[Shape]) -> dict[str, Param]:
@@ -326,13 +336,10 @@ def _known_activation(op: Op, act: str | None) -> None:
         raise ArchError(f"{type(op).__name__}: act is {act!r}, it must be one of {', '.join(ACTIVATIONS)}")
 
 
-_OPS: dict[str, type[Op]] = {
-    cls.__name__: cls
-    for cls in (Input, Normalise, Conv, DepthwiseConv, Norm, Act, Add, Concat, Pool, GlobalPool, Linear)
-}
+OPS: tuple[type[Op], ...] = (Input, Normalise, Conv, DepthwiseConv, Norm, Act, Add, Concat, Pool, GlobalPool, Linear)
 
 
-def op_from_json(data: Mapping[str, Any]) -> Op:
+def op_from_json(data: object) -> Op:
     """The op that :meth:`Op.to_json` wrote.
 
     >>> op_from_json({"op": "Add", "act": None})
@@ -341,11 +348,4 @@ def op_from_json(data: Mapping[str, Any]) -> Op:
     Raises:
         ArchError: The op or one of its fields is unknown or out of range.
     """
-    fields = dict(data)
-    name = fields.pop("op", None)
-    if name not in _OPS:
-        raise ArchError(f"unknown op {name!r}; known are {', '.join(_OPS)}")
-    try:
-        return _OPS[name](**fields)
-    except TypeError as error:
-        raise ArchError(f"{name}: {error}") from error
+    return from_json(data, "op", OPS)

@@ -32,6 +32,7 @@ from spaces.morphisms import (
     ancestors,
 )
 from spaces.ops import Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Normalise, Op
+from spaces.record import check_types
 from spaces.space import Child, Space
 
 
@@ -68,6 +69,7 @@ class PlainSpace(Space[Arch]):
     width_step: int = 8
 
     def __post_init__(self) -> None:
+        check_types(self, SpecError)
         for name in ("stages", "stem_stride", "width_step"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}, it must be at least 1")

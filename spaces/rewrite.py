@@ -119,14 +119,20 @@ def remap(
         seed: Of the fresh rows.
 
     Raises:
-        ArchError: The segment is frozen, the source names a channel it lacks, or nothing of it would be left.
+        ArchError: The segment is none of the architecture's or is frozen, the source names a channel it lacks, or
+            nothing of it would be left.
     """
+    found = axes(arch)
+    if not any(segment in axis for axis in found.values()):
+        raise ArchError(f"no node has {segment}; take one of its axes(arch)")
     if segment.frozen:
         raise ArchError("these channels belong to the image or to the class scores")
     if not isinstance(source, Choice) and not all(-1 <= old < segment.size for old in source):
         raise ArchError(f"the source is {list(source)}, it must hold channels 0 to {segment.size - 1}, or -1")
-    found = axes(arch)
-    growth = (source.size if isinstance(source, Choice) else len(source)) - segment.size
+    size = source.size if isinstance(source, Choice) else len(source)
+    if not size:
+        raise ArchError(f"nothing would be left of these channels; {segment} must keep at least one")
+    growth = size - segment.size
 
     def resized(node: Node) -> Node:
         occurrences = found[node.name].count(segment)
@@ -137,7 +143,7 @@ def remap(
     def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
         picked = source.pick(value) if isinstance(source, Choice) else source
         change = _Change(arch, found, segment, segment.size, picked, shares or _equal_shares(picked))
-        return _gather(child, change, tensors, seed)
+        return _gather(child, change, tensors, torch.Generator().manual_seed(seed))
 
     return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
@@ -182,9 +188,8 @@ class _Change:
         return [share for part in parts for share in part]
 
 
-def _gather(child: Arch, change: _Change, tensors: Tensors, seed: int) -> Tensors:
+def _gather(child: Arch, change: _Change, tensors: Tensors, generator: torch.Generator) -> Tensors:
     """The tensors in the shapes of `child`; those without the changed segment on an axis are handed on as they are."""
-    generator = torch.Generator().manual_seed(seed)
     rebuilt: dict[str, Tensor] = {}
     for node in child.nodes:
         for short, param in node.op.params(child.input_shapes(node.name)).items():
@@ -234,10 +239,11 @@ def splice(
         nodes: New nodes; names must be free.
         rewire: ``(reader, position) -> node to read from now on``.
         starts: For new tensors that do not start as their op says, by ``"node.param"``.
-        seed: Of the other new tensors.
+        seed: Of the other new tensors and of fresh rows.
 
     Raises:
-        ArchError: The result is no valid network, as where an Add follows on a new Concat.
+        ArchError: The result is no valid network, as where an Add follows on a new Concat, or has a cycle; or there
+            are several new Concats.
     """
     starts = starts or {}
     rewired = [
@@ -245,7 +251,10 @@ def splice(
         for node in arch.nodes
     ]
     child = Arch(_sorted([*rewired, *nodes], arch.output))
-    added = [_added(child, node) for node in nodes if isinstance(node.op, Concat)]
+    concats = [node.name for node in nodes if isinstance(node.op, Concat)]
+    if len(concats) > 1:
+        raise ArchError(f"{', '.join(concats)} are new Concats; put them in one by one")
+    added = _added(child, *concats) if concats else None
 
     def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
         generator = torch.Generator().manual_seed(seed)
@@ -257,17 +266,15 @@ def splice(
             elif key not in tensors:
                 complete[key] = fresh_tensor(param, generator).to(dtype)
         rebuilt: Tensors = {key: complete[key] for key in child.params}
-        for change in added:
-            rebuilt = _gather(child, change, rebuilt, seed)
-        return rebuilt
+        return _gather(child, added, rebuilt, generator) if added else rebuilt
 
     return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
 
-def _added(child: Arch, concat: Node) -> _Change:
+def _added(child: Arch, concat: str) -> _Change:
     """What the second input of a new Concat adds to everything that follows."""
-    found = axes(child, cut=(concat.name, 1))
-    segment = found[concat.name][-1]
+    found = axes(child, cut=(concat, 1))
+    segment = found[concat][-1]
     return _Change(child, found, segment, 0, [-1] * segment.size, [0.0] * segment.size)
 
 
@@ -275,14 +282,16 @@ def _sorted(nodes: Sequence[Node], last: str) -> tuple[Node, ...]:
     """Topological order by depth-first search from the last node, the input first; the dead are left out."""
     by_name = {node.name: node for node in nodes}
     done: dict[str, Node] = {}
-
-    def visit(name: str) -> None:
-        if name not in done:
-            for source in by_name[name].inputs:
-                visit(source)
-            done[name] = by_name[name]
-
-    visit(last)
+    way = [last]
+    while way:
+        node = by_name[way[-1]]
+        undone = [source for source in node.inputs if source not in done]
+        if not undone:
+            done[way.pop()] = node
+        elif len(way) < len(by_name):
+            way.append(undone[0])
+        else:
+            raise ArchError("some of the nodes would read their own output")
     return tuple(done.values())
 
 
@@ -337,9 +346,14 @@ def drop(arch: Arch, name: str, position: int | None = None) -> Rewrite:
     reading that input; left with a single input it becomes its activation, or vanishes if it has none.
 
     Raises:
-        ArchError: What is left is no valid network.
+        ArchError: There is no such input, or what is left is no valid network.
     """
     node = arch[name]
+    count = len(node.inputs)
+    if position is None and count != 1:
+        raise ArchError(f"{name} has {count} inputs; without a position only a node that has one can be dropped")
+    if position is not None and not (isinstance(node.op, Add | Concat) and 0 <= position < count):
+        raise ArchError(f"{name} is no Add or Concat with an input {position}; its inputs are {list(node.inputs)}")
     rest = tuple(source for i, source in enumerate(node.inputs) if i != position)
     act = node.op.act if isinstance(node.op, Add) else None
     last = arch.output
@@ -357,7 +371,7 @@ def drop(arch: Arch, name: str, position: int | None = None) -> Rewrite:
     lost = _lost(arch, name, position) if position is not None and isinstance(node.op, Concat) else None
 
     def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
-        return _gather(child, lost, tensors, 0) if lost else {key: tensors[key] for key in child.params}
+        return _gather(child, lost, tensors, torch.Generator()) if lost else {key: tensors[key] for key in child.params}
 
     return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 

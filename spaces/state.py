@@ -81,11 +81,13 @@ def initial_state(
         std: Likewise.
 
     Raises:
-        ArchError: The images have another number of channels.
+        ArchError: The images have another number of channels, or cannot be normalised by such values.
     """
-    for short, given in (("mean", mean), ("std", std)):
+    for short, given, least in (("mean", mean, -math.inf), ("std", std, 0.0)):
         if given is not None and len(given) != arch.image.channels:
             raise ArchError(f"{short} has {len(given)} values, the images have {arch.image.channels} channels")
+        if given is not None and not all(least < number < math.inf for number in given):
+            raise ArchError(f"{short} is {given}, its values must be above {least} and finite")
     generator = torch.Generator().manual_seed(seed)
     value = {key: fresh_tensor(param, generator).float() for key, param in arch.params.items()}
     for node in arch.nodes:

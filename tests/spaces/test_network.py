@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spaces.arch import chain
+from spaces.arch import canonicalise, chain
 from spaces.morphisms import Deepen
 from spaces.network import Network, activate, calibrate
 from spaces.ops import (
@@ -78,6 +78,17 @@ def test_every_layer_computes_what_torch_does(op, size):
         expected = layer.train(mode)(images)
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["forward", "arch", "features", "training", "tensors", "keys", "n/1", "a b"])
+def test_a_layer_may_be_named_as_something_of_the_module_is(name):
+    arch = net(**{name: (Conv(channels=4), "x")})
+    plain, renaming = canonicalise(arch)
+    state, images = trained(arch), pictures(arch)
+    network = Network(arch, state.value)
+    assert torch.equal(network(images), Network(plain, state.renamed(renaming).value)(images))
+    assert list(network.state_dict()) == list(arch.params)
+    assert network.tensors().keys() == arch.params.keys()
 
 
 def test_layers_of_several_inputs_and_the_normalisation():

@@ -8,7 +8,7 @@ import pytest
 
 from spaces.arch import Arch
 from spaces.errors import MoveRefused, SpecError
-from spaces.morphisms import MORPHISMS, GrowKernel, RemoveSkip, SkipAdd, Widen, replay
+from spaces.morphisms import MORPHISMS, GrowKernel, RemoveSkip, SkipConcat, Widen, replay
 from spaces.ops import Add, Concat, Conv, DepthwiseConv
 from spaces.plain import PlainSpace
 from spaces.space import seeded
@@ -104,7 +104,7 @@ def test_moves_do_not_depend_on_who_asked_before():
 
 def test_only_moves_with_random_tensors_take_a_seed():
     assert seeded(Widen("n1", 0, 8), 7) == Widen("n1", 0, 8, seed=7)
-    assert seeded(SkipAdd("n2", "n1"), 7) == SkipAdd("n2", "n1", seed=7)
+    assert seeded(SkipConcat("n2", "n1"), 7) == SkipConcat("n2", "n1", seed=7)
     assert seeded(GrowKernel("n1"), 7) == GrowKernel("n1")
     proposed = [move for seed in range(4) for move, _ in walk(SPACES["default"], seed, 25)]
     assert all(move.seed for move in proposed if hasattr(move, "seed"))
@@ -157,6 +157,11 @@ def test_a_separable_chain_begins_with_a_dense_convolution():
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({"image": [3, 32, 32]}, r"image is \[3, 32, 32\], it must be of type tuple\[int, int, int\]"),
+        ({"image": (3, 32)}, r"image is \(3, 32\), it must be of type tuple\[int, int, int\]"),
+        ({"classes": 10.0}, r"classes is 10.0, it must be of type int"),
+        ({"skips": 1}, r"skips is 1, it must be of type bool"),
+        ({"max_params": 1e6}, r"max_params is 1000000.0, it must be of type int \| None"),
         ({"stages": 0}, "stages is 0, it must be at least 1"),
         ({"stem_stride": 0}, "stem_stride is 0, it must be at least 1"),
         ({"width_step": 0}, "width_step is 0, it must be at least 1"),

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spaces.arch import Node, chain
-from spaces.channels import axes, segment_at
+from spaces.channels import Segment, axes, segment_at
 from spaces.errors import ArchError
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Pool
 from spaces.rewrite import Choice, canonical, drop, free_names, identity, readers, remap, splice, swap
@@ -123,7 +123,7 @@ def test_a_fresh_channel_starts_as_its_op_wants_it():
     [
         ("x", [0, 1, 2, -1], "these channels belong to the image or to the class scores"),
         ("scores", [0], "these channels belong to the image or to the class scores"),
-        ("a", [], "Conv: channels is 0, it must be a whole number of at least 1"),
+        ("a", [], "nothing would be left of these channels"),
         ("a", [0, 4], r"the source is \[0, 4\], it must hold channels 0 to 3, or -1"),
         ("a", [0, -2], r"the source is \[0, -2\], it must hold channels 0 to 3, or -1"),
     ],
@@ -132,6 +132,25 @@ def test_a_source_that_cannot_be_is_refused(node, source, why):
     arch = net(a=(CONV, "x"))
     with pytest.raises(ArchError, match=why):
         remap(arch, segment_at(arch, node, 0), source)
+
+
+def test_a_segment_of_which_nothing_would_be_left_is_kept_though_all_layers_have_others():
+    """The Add cuts b and c so that the segment in the middle is no layer's only one."""
+    arch = net(
+        a=(CONV, "x"), b=(Conv(channels=8), "x"), c=(Conv(channels=6), "x"), d=(Conv(channels=6), "x"),
+        e=(Concat(), "a", "b"), f=(Concat(), "c", "d"), g=(Add(), "e", "f"),
+    )  # fmt: skip
+    middle = axes(arch)["g"][1]
+    assert middle.size == 2
+    for source in ([], Choice(0, lambda tensors: [])):
+        with pytest.raises(ArchError, match="nothing would be left of these channels"):
+            remap(arch, middle, source)
+
+
+def test_a_segment_of_another_network_is_refused():
+    arch = net(a=(CONV, "x"))
+    with pytest.raises(ArchError, match=r"no node has Segment\(index=99, size=4, frozen=False\); take one of its axes"):
+        remap(arch, Segment(99, 4), [0])
 
 
 # splice ---------------------------------------------------------------------------------------------------------------
@@ -154,6 +173,21 @@ def test_what_follows_on_a_new_concat_reads_it_with_zeros():
     assert_keeps_the_function(arch, child)
 
 
+def test_new_filters_and_new_rows_of_filters_are_not_the_same_numbers():
+    arch = net(a=(CONV, "x"), b=(DepthwiseConv(), "a"))
+    nodes = [Node("new", Conv(channels=3), ("x",)), Node("joined", Concat(), ("a", "new"))]
+    value = splice(arch, nodes, {("b", 0): "joined"}, seed=2).transfer(trained(arch)).value
+    rows, filters = value["b.weight"][4:].flatten(), value["new.weight"].flatten()
+    assert (rows[:8] / filters[:8]).std() > 0.1  # a factor between them would be that of their fan-ins
+
+
+def test_new_concats_are_put_in_one_by_one():
+    arch = net(a=(CONV, "x"), b=(CONV, "a"), c=(CONV, "b"))
+    nodes = [Node("d", Concat(), ("a", "x")), Node("e", Concat(), ("b", "a"))]
+    with pytest.raises(ArchError, match="d, e are new Concats; put them in one by one"):
+        splice(arch, nodes, {("b", 0): "d", ("c", 0): "e"})
+
+
 def test_a_splice_takes_its_starts_and_draws_the_rest():
     arch = net(a=(CONV, "x"))
     node = Node("new", CONV, ("a",))
@@ -170,6 +204,12 @@ def test_a_splice_that_is_no_network_is_refused():
     arch = net(a=(CONV, "x"))
     with pytest.raises(ArchError, match="Add: inputs have shapes"):
         splice(arch, [Node("new", Add(), ("a", "x"))], {("pool", 0): "new"})
+
+
+def test_a_splice_that_reads_itself_is_refused():
+    arch = net(a=(CONV, "x"), b=(CONV, "a"))
+    with pytest.raises(ArchError, match="some of the nodes would read their own output"):
+        splice(arch, [Node("new", CONV, ("b",))], {("b", 0): "new"})
 
 
 def test_what_a_splice_leaves_unread_is_pruned():
@@ -255,6 +295,21 @@ def test_a_drop_that_leaves_no_network_is_refused():
     )
     with pytest.raises(ArchError, match="Add: inputs have shapes"):
         drop(arch, "c", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "why"),
+    [
+        ("c", None, "c has 2 inputs; without a position only a node that has one can be dropped"),
+        ("x", None, "x has 0 inputs; without a position only a node that has one can be dropped"),
+        ("c", 2, r"c is no Add or Concat with an input 2; its inputs are \['a', 'b'\]"),
+        ("c", -1, "c is no Add or Concat with an input -1"),
+        ("a", 0, r"a is no Add or Concat with an input 0; its inputs are \['x'\]"),
+    ],
+)
+def test_a_drop_that_means_nothing_is_refused(name, position, why):
+    with pytest.raises(ArchError, match=why):
+        drop(net(a=(CONV, "x"), b=(CONV, "a"), c=(Add(), "a", "b")), name, position)
 
 
 # Rewrites -------------------------------------------------------------------------------------------------------------

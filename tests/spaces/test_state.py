@@ -45,6 +45,14 @@ def test_a_mean_for_another_number_of_channels_is_refused():
         initial_state(ARCH, std=[1.0, 1.0, 1.0, 1.0])
 
 
+@pytest.mark.parametrize("std", [0.0, -0.1, math.nan, math.inf])
+def test_images_cannot_be_divided_by_any_number(std):
+    with pytest.raises(ArchError, match=r"std is \[0.2, .*, 0.2\], its values must be above 0.0 and finite"):
+        initial_state(ARCH, std=[0.2, std, 0.2])
+    with pytest.raises(ArchError, match=r"mean is \[0.2, nan, 0.2\], its values must be above -inf and finite"):
+        initial_state(ARCH, mean=[0.2, math.nan, 0.2])
+
+
 def test_some_rows_of_a_tensor_start_with_the_spread_of_the_whole():
     param = ARCH.params["n2.weight"]
     rows = fresh_tensor(param, torch.Generator().manual_seed(0), (500, 3, 3, 3))
