@@ -42,7 +42,11 @@ Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Max: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--max", metavar="K=V", help="Limit, such as latency=3ms or params=200k; repeat for more."),
+    typer.Option(
+        "--max",
+        metavar="K=V",
+        help="Limit, such as latency=3ms or params=200k, in place of the search's own on it; repeat for more.",
+    ),
 ]
 Device: TypeAlias = Annotated[str | None, typer.Option(help="Which device latency means, where a run has several.")]
 For: TypeAlias = Annotated[
@@ -226,6 +230,7 @@ def select_command(
     """Print the model to ship: the most accurate within limits.
 
     And the next cheaper and the next better, with what they cost; where nothing fits, the nearest miss and exit code 1.
+    A model over one of the search's own limits is picked only if --max gives that very limit anew.
     """
     selection = select(manifests.read(run), _limits(limits), device=device, percentile=_percentile(percentile))
     folder = manifests.path_in(run).parent

@@ -23,9 +23,8 @@ from spaces.state import State, initial_state
 #: Images that new norms are calibrated on.
 CALIBRATION_IMAGES = 256
 
-#: Steps from which inherited weights are trained at the full learning rate; of fewer steps, in proportion: there is no
-#: time to repair what a high rate undoes.
-FULL_RATE_STEPS = 450
+#: Decay per step of the moving average by which the search judges networks.
+EMA = 0.97
 
 
 @dataclass(frozen=True)
@@ -76,21 +75,31 @@ class Executor:
 
     def _outcome(self, trial: Trial, deadline: float | None) -> Outcome:
         arch, state, teacher = self._start(trial)
-        recipe = self.recipe_for(trial.fidelity_to - trial.fidelity_from, trial.seed, trial.init != "scratch")
+        recipe = self.search_recipe(trial.fidelity_to - trial.fidelity_from, trial.seed)
         precision: Precision = "bf16" if recipe.precision == "bf16" else "fp32"
         return self.finish(trial, arch, state, recipe, teacher, precision, deadline)
 
-    def recipe_for(self, epochs: float, seed: int, inherited: bool) -> Recipe:
-        """The recipe for one training.
+    def search_recipe(self, epochs: float, seed: int) -> Recipe:
+        """The recipe of a training in the search: the learning rate stays at its peak, a moving average is judged.
+
+        So a lineage of short trainings learns as much as one long training. If the rate fell to zero in each, the next
+        would spend itself on undoing that (`benchmarks/restarts.py` measures both).
 
         Args:
             epochs: How long.
             seed: Of order and augmentation.
-            inherited: Whether the weights have learned something already.
         """
         recipe = replace(self.recipe, epochs=epochs, seed=seed)
-        steps = epochs * batches(len(self.data.train), recipe.batch_size)[0]
-        return replace(recipe, lr=recipe.lr * min(1.0, steps / FULL_RATE_STEPS)) if inherited else recipe
+        return replace(recipe, schedule="constant", ema=recipe.ema or EMA)
+
+    def final_recipe(self, epochs: float, seed: int) -> Recipe:
+        """The recipe of the last training of a network that the search has trained.
+
+        Args:
+            epochs: How long.
+            seed: Of order and augmentation.
+        """
+        return replace(self.recipe, epochs=epochs, seed=seed, schedule="cosine")
 
     def finish(
         self,
@@ -125,6 +134,7 @@ class Executor:
             teacher=teacher,
             momentum=state.momentum,
             ema=state.ema if state.ema and recipe.ema is not None else None,
+            seen=round(trial.fidelity_from * batches(len(self.data.train), recipe.batch_size)[0]),
             deadline=deadline,
         )
         found = evaluate(network, self.data.val, self.metric, weights=run.ema, precision=precision)

@@ -296,10 +296,10 @@ def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) 
 
     if not epochs:
         return kept("no time is left to train it any further")
-    recipe = executor.recipe_for(epochs, study.spec.seed, inherited=True)
+    recipe = executor.final_recipe(epochs, study.spec.seed)
     further = replace(trial, fidelity_from=trial.fidelity_to, fidelity_to=trial.fidelity_to + epochs)
     try:
-        outcome = executor.finish(further, arch, State(state.value, state.ema), recipe, deadline=deadline)
+        outcome = executor.finish(further, arch, state, recipe, deadline=deadline)
     except TrainingError as error:
         return kept(str(error))
     after = 1 - outcome.result.values["error"]

@@ -100,7 +100,8 @@ class Model(Network):
         parity_max_abs_err: largest difference of a softmax between PyTorch and the file on test images.
         input: what the file takes.
         lineage: how it came to be, as replayable JSON.
-        over_limits: the search's own limits that the finished network exceeds; such a network is shown, never selected.
+        over_limits: the search's own limits that the finished network exceeds; such a network is shown, but selected
+            only where these very limits are given anew.
     """
 
     file: str

@@ -3,7 +3,7 @@
 Points are rows of objective values, shape `(points, objectives)`, and every objective is minimised. The algorithms are
 moocore's (the library under pymoo's indicators too); this file fixes what it leaves open: what happens to NaN, to
 duplicates, to points beyond the reference, and which reference is used. Hypervolume depends on scale: take logarithms
-of costs that span orders of magnitude, or `normalise`, first.
+of costs that span orders of magnitude first.
 """
 
 import heapq
@@ -98,33 +98,6 @@ def contributions(values: ArrayLike, reference: ArrayLike) -> Points:
         shares = moocore.hv_contributions(points[distinct], ref=corner)
     lost[distinct[alone]] = shares[alone]
     return lost
-
-
-def normalise(values: ArrayLike, ideal: ArrayLike, nadir: ArrayLike) -> Points:
-    """`values` moved and scaled so that `ideal` becomes 0 and `nadir` becomes 1 in every objective; nothing is clipped.
-
-    An objective whose ideal equals its nadir is moved but not scaled.
-
-    Args:
-        values: objective values, shape `(points, objectives)`.
-        ideal: best value of each objective.
-        nadir: worst value of each objective, usually over the front only.
-
-    Raises:
-        ValueError: a shape does not fit, a value is NaN or infinite, or an ideal is worse than its nadir.
-
-    >>> normalise([[1, 10], [2, 30]], ideal=[1, 10], nadir=[3, 30])
-    array([[0. , 0. ],
-           [0.5, 1. ]])
-    """
-    points = _points(values)
-    low = _corner(ideal, points.shape[1], "ideal")
-    span = _corner(nadir, points.shape[1], "nadir") - low
-    if (span < 0).any():
-        worse = int(np.flatnonzero(span < 0)[0])
-        raise ValueError(f"ideal is worse than nadir in objective {worse}; all objectives are minimised")
-    scaled: Points = (points - low) / np.where(span > 0, span, 1.0)
-    return scaled
 
 
 def reference_point(values: ArrayLike) -> Points:

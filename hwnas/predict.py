@@ -21,8 +21,11 @@ def main(model: str, *images: str) -> None:
         with Image.open(name) as file:
             file.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at a fraction of its size
             image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # grey of 16 bits
-            image = Image.fromarray(((np.asarray(image, np.int64) * 255 + 32767) // 65535).astype(np.uint8))
+        if image.mode[0] in "IF":  # grey of 16 bits, else there is no telling what is white
+            grey = np.asarray(image)
+            if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+                sys.exit(f"{name}: neither 8 nor 16 bits deep, as networks are trained on; convert it to one of them")
+            image = Image.fromarray(((grey.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = image.convert("RGB").convert("L" if channels == 1 else "RGB")

@@ -184,10 +184,12 @@ def export(manifest: Manifest, source: Path, target: Path) -> None:
     """Copy the models of `manifest` from `source` into `target`, beside the manifest and predict.py.
 
     Raises:
-        SpecError: `target` is a file, or a folder that is not empty.
+        SpecError: `target` is a file, or a folder that is not empty; or there is nothing to copy.
         StoreError: a file is missing or is not the one that was verified.
         OSError: `target` cannot be written.
     """
+    if not manifest.models:
+        raise SpecError("the front is empty, so there is nothing to export: no model was trained to the end")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SpecError(f"{target} is not an empty folder; name a new one")
     for model in manifest.models:
@@ -237,6 +239,7 @@ def _choice_lines(role: str, choice: Choice, selection: Selection, folder: Path)
         over = f", {cost / bound:.3g} times the limit" if bound and cost > bound else ""
         facts.append(f"{_short(name)} {quantity(name, cost)}{change}{over}")
     facts += [f"{quantity('params', choice.model.params)} params"] if "params" not in choice.costs else []
+    facts += [f"over the search's own limit on {name}" for name in choice.model.over_limits]
     return [f"{role:<8} {folder / choice.model.file}", f"{'':<8} {'; '.join(facts)}"]
 
 

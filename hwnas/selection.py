@@ -7,9 +7,9 @@ order. Without limits on costs, use is latency (or parameters, where there is no
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
+from hwnas.hints import did_you_mean
 from hwnas.manifest import Latency, Manifest, Model
 from spaces.errors import SpecError
 
@@ -62,13 +62,14 @@ def select(
 ) -> Selection:
     """Choose from the front by validation accuracy, within `limits` and the limits that the search itself had.
 
-    A given limit replaces the search's own on the same quantity. Latency is what was measured; where a model was never
-    timed on the device, the upper end of its predicted interval stands in. Ties in accuracy go to the cheaper network.
+    A model over one of the search's own limits is never selected, unless that very limit is given anew: then the new
+    one counts alone. Latency is what was measured; where a model was never timed on the device, the upper end of its
+    predicted interval stands in. Ties in accuracy go to the cheaper network.
 
     Args:
         manifest: of a finished run.
-        limits: largest value allowed, by ``params``, ``macs``, ``peak_memory`` (bytes), ``error`` (a fraction),
-            ``latency`` or ``latency.DEVICE`` (milliseconds).
+        limits: largest value allowed, in place of the search's own, by ``params``, ``macs``, ``peak_memory`` (bytes),
+            ``error`` (a fraction), ``latency`` or ``latency.DEVICE`` (milliseconds).
         device: which device ``latency`` means, if the manifest knows several.
         percentile: 50 for the median latency, 95 for the slow tail.
 
@@ -86,7 +87,8 @@ def select(
     costs = {name: bound for name, bound in bounds.items() if name != "error"}
     costs = costs or {_default_cost(manifest, device): 1.0}
     choices = [_choice(model, costs, bounds, percentile) for model in manifest.models]
-    fitting = [choice for choice in choices if choice.excess <= 1]
+    anew = {name.partition(".")[0] for name in limits}
+    fitting = [choice for choice in choices if choice.excess <= 1 and anew.issuperset(choice.model.over_limits)]
     if not fitting:
         return Selection(bounds, None, nearest_miss=min(choices, key=lambda choice: (choice.excess, *_merit(choice))))
     best = min(fitting, key=_merit)
@@ -126,9 +128,7 @@ def _full_name(name: str, manifest: Manifest, device: str | None) -> str:
         return _LATENCY + device_of(manifest, name.removeprefix(_LATENCY))
     if name not in QUANTITIES:
         known = ["latency", *(_LATENCY + known for known in manifest.devices()), *QUANTITIES]
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise SpecError(f"{name!r} cannot be limited; {hint}Known are {', '.join(known)}")
+        raise SpecError(f"{name!r} cannot be limited; {did_you_mean(name, known)}")
     return name
 
 

@@ -216,7 +216,8 @@ class TrainingSection(_Section):
         lr: peak learning rate.
         momentum: of Nesterov's method.
         weight_decay: of weights with two axes or more.
-        schedule: "cosine", or "one-cycle" with a climb to the peak first.
+        schedule: of a training from the first step to the last (of references), "cosine", or "one-cycle" with a climb
+            to the peak first; the search stays at the peak, and final training falls from it as a cosine.
         warmup: share of a one-cycle run spent climbing.
         label_smoothing: probability mass spread over all classes.
         flip: mirror images left to right; "auto": except for data sets of digits and letters. For folders of such
@@ -224,7 +225,7 @@ class TrainingSection(_Section):
         shift: random translation, as a share of the image's side.
         precision: of the forward and backward pass; "auto": the faster one.
         channels_last: memory order of the images.
-        ema: decay of a moving average of the weights, if there is to be one.
+        ema: decay of a moving average of the weights; null: 0.97 in the search, else none.
         distill_weight: share of the loss that a teacher has, where there is one.
         temperature: softens teacher and student.
         clip: upper bound on the gradient's norm, if there is to be one.
@@ -297,7 +298,7 @@ class Spec(_Section):
     search: SearchSection = SearchSection()
     training: TrainingSection = TrainingSection()
     final: FinalSection = FinalSection()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Positive | None = None
 
     @field_validator("objectives")
@@ -363,7 +364,7 @@ class Spec(_Section):
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else "?"
             raise SpecError(f"{path}, line {line}: {error.problem}") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date, a number of thousands of digits
             raise SpecError(f"{path} is not YAML: {error}") from error
         try:
             return cls.from_json({} if record is None else record)
@@ -440,8 +441,8 @@ class _Loader(yaml.SafeLoader):
     """Refuses repeated keys, of which PyYAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):  # PyYAML refuses the others
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is repeated", key.start_mark)
             seen.add(key.value)

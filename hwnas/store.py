@@ -22,17 +22,19 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from hwnas.trial import Result, Trial
-from spaces.errors import StoreError
+from spaces.errors import HwnasError, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_T = TypeVar("_T")
 
 SCHEMA_VERSION = 1
 """Written into every `study.db`; a store of a newer version is refused."""
@@ -71,11 +73,12 @@ class Store:
     {'value/n0.weight': tensor([1., 1.])}
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None):
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None, made: Sequence[Path] = ()):
         """Use `create` or `open`."""
         self.path = path
         self._db = db
         self._lock = lock
+        self._made = made  # folders that were not there before
 
     @staticmethod
     def exists(path: str | Path) -> bool:
@@ -100,7 +103,9 @@ class Store:
         """
         path = Path(path).resolve()
         with _plain_errors(path), ExitStack() as undo:
-            (path / "weights").mkdir(parents=True, exist_ok=True)
+            weights = path / "weights"
+            made = [folder for folder in (weights, *weights.parents) if not folder.exists()]
+            weights.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
             undo.callback(_unlock, lock)
             if cls.exists(path):
@@ -118,7 +123,7 @@ class Store:
             _sync_folder(path)
             db = _connect(path / _DATABASE)
             undo.pop_all()
-            return cls(path, db, lock)
+            return cls(path, db, lock, made)
 
     @classmethod
     def open(cls, path: str | Path, write: bool = False) -> Self:
@@ -154,10 +159,14 @@ class Store:
             self._lock = None
 
     def discard(self) -> None:
-        """Delete a study that ended before it began, and let go of the folder; other files in it stay."""
+        """Delete a study that ended before it began, with the folders made for it; what others put there stays."""
         self._must_write()
         with _plain_errors(self.path):
             (self.path / _DATABASE).unlink()
+            (self.path / "lock").unlink()
+            for folder in self._made:  # the deepest first
+                if not any(folder.iterdir()):
+                    folder.rmdir()
         self.close()
 
     def __enter__(self) -> Self:
@@ -215,17 +224,23 @@ class Store:
                 raise StoreError(f"trial {id} of {self.path} has a result already, and this is another one.")
         return result
 
-    def trials(self) -> list[tuple[Trial, Result | None]]:
-        """All trials in the order of their ids, each with its result, or None while it runs."""
+    def trials(self, genotype: Callable[[Any], object] = lambda _: None) -> list[tuple[Trial, Result | None]]:
+        """All trials in the order of their ids, each with its result, or None while it runs.
+
+        Args:
+            genotype: reads a trial's genotype, such as `Space.from_json`; to find here what it refuses.
+
+        Raises:
+            StoreError: a trial or its genotype is damaged; the message names it.
+        """
         with _plain_errors(self.path):
             rows = self._db.execute("SELECT id, trial, result FROM trials ORDER BY id").fetchall()
         pairs = []
         for id, trial, result in rows:
-            try:
+            with self._sound(f"trial {id}"):
                 asked = Trial.from_json(json.loads(trial))
+                genotype(asked.genotype)
                 pairs.append((asked, None if result is None else Result.from_json(json.loads(result))))
-            except ValueError as error:
-                raise StoreError(f"{self.path}/{_DATABASE} is corrupt: trial {id}: {error}. {_RESTORE}") from error
         return pairs
 
     # Named values
@@ -247,7 +262,19 @@ class Store:
         """The JSON value kept under `name`, or `default`."""
         with _plain_errors(self.path):
             row = self._db.execute("SELECT value FROM named WHERE name = ?", (name,)).fetchone()
-        return default if row is None else json.loads(row[0])
+        with self._sound(name):
+            return default if row is None else json.loads(row[0])
+
+    def read(self, name: str, parse: Callable[[Any], _T], default: Any = None) -> _T:
+        """What `parse` makes of the JSON value kept under `name`, or of `default`.
+
+        Raises:
+            StoreError: there is neither, or `parse` refuses the value; the message names it.
+        """
+        with self._sound(name):
+            if (value := self.get(name, default)) is None:
+                raise ValueError("it is missing")
+            return parse(value)
 
     # Weights
 
@@ -335,6 +362,17 @@ class Store:
         query = "SELECT id FROM trials WHERE json_extract(result, '$.weights') = ? ORDER BY id"
         ids = [str(row[0]) for row in self._db.execute(query, (hash,))]
         return f"trial {', '.join(ids)}" if ids else "no trial"
+
+    @contextmanager
+    def _sound(self, what: str) -> Iterator[None]:
+        """What is raised by reading a value that we wrote, as the damage that it is."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except (HwnasError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = error if isinstance(error, HwnasError | ValueError) else repr(error)
+            raise StoreError(f"{self.path / _DATABASE} is corrupt: {what}: {reason}. {_RESTORE}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -457,12 +495,15 @@ _FULL = (
     "what was reported is safe."
 )
 _DENIED = "{file}: not permitted. Change its permissions or owner, or name another folder with --out."
+_IN_THE_WAY = "{file}: a part of this path is a file; name a folder."
 _ADVICE = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
     errno.EROFS: _DENIED,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
     errno.EIO: "{file}: the disk reports an error; it may be full or failing. Check it, then 'hwnas resume {path}'.",
     errno.EBUSY: "{file} is held by another program. Close it, then go on with 'hwnas resume {path}'.",
     errno.EBADMSG: f"{{file}} is corrupt. {_RESTORE}",

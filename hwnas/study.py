@@ -1,12 +1,12 @@
 """`Study`: one search from images and a device to a front, in a run folder that survives being killed."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 
@@ -24,7 +24,7 @@ from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
 from hwnas.trial import Result, Trial
-from latency import Deployment, LatencyTable, make_runtime
+from latency import Deployment, LatencyTable, cache_path, check, make_runtime
 from objectives import cost
 from objectives.accuracy import guess
 from objectives.base import Objective
@@ -32,13 +32,18 @@ from objectives.data import Data, Split, load_data
 from objectives.datasets import dataset_name
 from objectives.recipe import Recipe
 from spaces.errors import HwnasError, SpecError, StoreError
+from spaces.onnx import to_onnx
 from spaces.plain import PlainSpace
-from spaces.state import State
+from spaces.state import State, initial_state
 
 #: So often a process may die in the training of a network before that counts as failed.
 MOST_DEATHS = 2
 
+#: Networks that the latency table is checked on, and steps in which so many different ones are looked for.
+CHECKED_NETWORKS, MOST_WALKS = 20, 200
+
 SPEC_FILE = "spec.yaml"
+DATA_FILE = "data.txt"
 TABLE_FILE = "latency.csv"
 
 
@@ -68,7 +73,7 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
         spec = spec.resolve({"data.source": str(folder)})  # a resume from elsewhere has to find it again
     with progress, Store.create(out, spec.to_json()) as store:
         try:
-            study = Study(spec, load(spec), store, progress, began)
+            study = Study(spec, load(spec, progress), store, progress, began)
         except HwnasError:
             store.discard()  # nothing was trained; with a better specification the same folder will do
             raise
@@ -93,28 +98,29 @@ def resume(out: str | Path, progress: Progress | None = None, budget: float | No
     out, progress = Path(out), progress or Quiet()
     began = time.monotonic()
     with progress, Store.open(out, write=True) as store:
-        spec = Spec.from_json(store.get("spec"))
+        spec = store.read("spec", Spec.from_json)
         if budget is not None:
-            used = store.get("seconds used", 0.0)
+            used = store.read("seconds used", float, 0.0)
             if budget <= used:
                 raise SpecError(
                     f"budget is {format_duration(budget)} for the whole study, "
                     f"but {out} has used {format_duration(used)} of it already; give it more"
                 )
             spec = spec.resolve({"budget": {"time": budget}})
-        study = Study(spec, load(spec), store, progress, began)
+        study = Study(spec, load(spec, progress), store, progress, began)
         store.put("spec", spec.to_json())
         study.run()
     return out
 
 
-def load(spec: Spec) -> Data:
+def load(spec: Spec, progress: Progress | None = None) -> Data:
     """The images of a specification; on the GPU, where there is one and they take at most half of its free memory.
 
     Raises:
         DataError: They cannot be found, read or split.
     """
-    data = load_data(seed=spec.seed, **arguments(spec.data, "metric"))
+    prepare = (progress or Quiet()).prepare
+    data = load_data(seed=spec.seed, progress=prepare, **arguments(spec.data, "metric"))
     splits = {"train": data.train, "val": data.val, "test": data.test}
     if torch.cuda.is_available() and not data.streamed:
         free, _ = torch.cuda.mem_get_info()
@@ -163,7 +169,7 @@ class Study:
 
     def __init__(self, spec: Spec, data: Data, store: Store, progress: Progress, began: float | None = None) -> None:
         self.spec, self.data, self.store, self.progress = spec, data, store, progress
-        used = store.get("seconds used", 0.0) + (0.0 if began is None else time.monotonic() - began)
+        used = store.read("seconds used", float, 0.0) + (0.0 if began is None else time.monotonic() - began)
         self.budget = Budget(spec.budget.time, spec.budget.trainings, spec.final.share, used)
         self._unchanged("images", data.fingerprint)
         progress.start(self._title())
@@ -173,18 +179,19 @@ class Study:
         self.deployment = Deployment.here(**arguments(spec.deployment))
         runtime = make_runtime(self.deployment)
         self._unchanged("device", f"{self.deployment} with {runtime.version}")
-        self.table = LatencyTable.open(runtime)
+        self.table = LatencyTable.open(runtime, store.path / TABLE_FILE, shared=cache_path(runtime))
         self.objectives = tuple(spec.objectives)
         costs = Costs(self._cheap(), spec.limits, self.table.snapshot)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         recipe = spec.recipe(plan.DEFAULT_EPOCHS, spec.seed)
         if store.get("box") is None:
+            self._check_table()
             self._prepare(costs, recipe, device)
-        self.box = Box.from_json(store.get("box"))
-        self.plan = plan.Plan.from_json(store.get("plan"))
+        self.box = store.read("box", Box.from_json)
+        self.plan = store.read("plan", plan.Plan.from_json)
         torch.set_num_threads(self.plan.threads)
         self.strategy = self._strategy(costs)
-        self.strategy.restore(store.trials())
+        self.strategy.restore(store.trials(self.space.from_json))
         self.executor = Executor(
             self.space,
             data,
@@ -197,13 +204,13 @@ class Study:
     def run(self) -> None:
         """Search until the budget says so, then finish; nothing, where both are done."""
         write_atomically(self.store.path / SPEC_FILE, self.spec.dump())
+        write_atomically(self.store.path / DATA_FILE, self.data.report.text())
         self.search()
         end = [self.trainings, self.spec.budget.time, self.spec.to_json()["final"]]
         if self.store.get("finished") == end:
             self.progress.note(f"{self.store.path} is finished; give it more by a larger --budget")
             return
         front.finish(self)
-        shutil.copyfile(self.table.path, self.store.path / TABLE_FILE)
         self.store.put("finished", end)
 
     def search(self) -> None:
@@ -334,6 +341,22 @@ class Study:
                 "go on where all is as it was, or start a new search"
             )
 
+    def _check_table(self) -> None:
+        """Hold the table against whole networks of the space: limits are judged by its error, which is unknown else."""
+        if "latency" in self.objectives and self.table.header.check is None:
+            rng = np.random.default_rng(self.spec.seed)
+            checked = {}
+            genotypes = self.space.starts()
+            for place in range(MOST_WALKS):
+                arch = self.space.decode(genotypes[place])
+                checked[arch.hash] = arch
+                if len(checked) == CHECKED_NETWORKS:
+                    break
+                proposed = self.space.propose(genotypes[place], rng)
+                genotypes.append(genotypes[place] if proposed is None else proposed[1].genotype)
+            batch = self.deployment.batch
+            check(self.table, [to_onnx(arch, initial_state(arch).value, batch=batch) for arch in checked.values()])
+
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""
         first = [self.space.decode(genotype) for genotype in starts_within(self.space, costs)]
@@ -354,15 +377,8 @@ class Study:
         self.store.put("box", Box.around(costs.of(first), self.objectives, self.spec.limits, guessing).to_json())
 
     def _title(self) -> list[str]:
-        data = self.data
-        sizes = ", ".join(f"{len(split)} {name}" for name, split in self._splits())
-        return [
-            f"hwnas: {data.name}, {len(data.classes)} classes, {'x'.join(map(str, data.shape))}: {sizes}",
-            f"objectives {', '.join(self.spec.objectives)}; run folder {self.store.path}",
-        ]
-
-    def _splits(self) -> list[tuple[str, Split]]:
-        return [("train", self.data.train), ("val", self.data.val), ("test", self.data.test)]
+        objectives = ", ".join(self.spec.objectives)
+        return [*self.data.report.lines(), f"objectives {objectives}; run folder {self.store.path}"]
 
     def _cheap(self) -> list[Objective]:
         """Cheap objectives asked for, and those that every picture shows."""

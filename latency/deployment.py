@@ -80,9 +80,24 @@ class Deployment:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, which in a container are fewer than the machine has."""
+    """Cores this process may use, which in a container are fewer than the machine has.
+
+    A container is given a set of cores, or a share of their time (read where control groups are of version 2).
+    """
     # sched_getaffinity exists on Linux only.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    return granted_cores(limit.read_text(), cores) if limit.exists() else cores
+
+
+def granted_cores(cpu_max: str, cores: int) -> int:
+    """How many of its cores a container may keep busy, from the text of ``cpu.max``; at least one.
+
+    >>> granted_cores("250000 100000", cores=8)  # in every 0.1 s it may use 0.25 s
+    2
+    """
+    quota, period = cpu_max.split()
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def gpu() -> str:
@@ -112,25 +127,33 @@ def processor() -> str:
 def describe_processor(cpuinfo: str, machine: str) -> str:
     r"""Name a processor from the text of ``/proc/cpuinfo``.
 
-    Virtual machines often hide the model behind a generic name, which two different processors would share;
-    such a name gets the model number.
+    Virtual machines often hide the model behind a generic name, which two different processors would share; such a
+    name gets the model number. ARM processors often have no name at all: they are told apart by implementer, part and
+    variant (hexadecimal) of each kind of core.
 
     >>> describe_processor("model name : Intel(R) Xeon(R) CPU @ 2.60GHz\nmodel : 85\nflags : avx avx2", "x86_64")
     'Intel Xeon model 85 avx2'
     >>> describe_processor("Features : fp asimd\nModel : Raspberry Pi 4 Model B Rev 1.1", "aarch64")
     'Raspberry Pi 4 Model B Rev 1.1 neon'
+    >>> graviton2 = "Features: fp asimd\nCPU implementer: 0x41\nCPU variant: 0x3\nCPU part: 0xd0c"
+    >>> describe_processor(graviton2, "aarch64")
+    'aarch64 41-d0c-3 neon'
     """
     fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
-    name = fields.get("model name") or fields.get("Model") or fields.get("Hardware") or machine
+    name = fields.get("model name") or fields.get("Model") or fields.get("Hardware") or ""
     name = re.sub(r"\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*", " ", name, flags=re.IGNORECASE)
-    name = " ".join(name.split())
+    words = name.split() or [machine]
     if not re.search(r"\d", name) and "model" in fields:
-        name += f" model {fields['model']}"
+        words += ["model", fields["model"]]
+    columns = [
+        re.findall(rf"^CPU {field}\s*:\s*0x(\w+)", cpuinfo, re.M) for field in ("implementer", "part", "variant")
+    ]
+    words += sorted({"-".join(core) for core in zip(*columns, strict=False)})
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    return f"{name} {next((label for flag, label in _VECTOR_FLAGS if flag in flags), machine)}"
+    return " ".join([*words, next((label for flag, label in _VECTOR_FLAGS if flag in flags), machine)])
 
 
 def _slug(text: str) -> str:

@@ -16,6 +16,7 @@ from onnx import TypeProto, helper, shape_inference
 from latency.kernels import Kernel, Operand, constant, dtype_name, make_kernel
 from spaces.errors import LatencyError
 
+_ONNX = "ai.onnx"
 _NCHWC = "com.microsoft.nchwc"
 _MICROSOFT = "com.microsoft"
 # Operators of ONNX Runtime whose output has the shape that a standard operator gives: name and inputs that count.
@@ -123,6 +124,7 @@ def trace(model: onnx.ModelProto) -> Program:
     Raises:
         LatencyError: If a node's shapes cannot be known: the message names the node and its operator.
     """
+    model = _short_domains(model)
     graph = model.graph
     inputs = input_operands(graph)
     known = inputs | {tensor.name: constant(tensor) for tensor in graph.initializer}
@@ -205,13 +207,24 @@ def _operand(kernel: Kernel, name: str, inferred: dict[str, TypeProto]) -> Opera
     return Operand(shape, dtype_name(tensor.elem_type, name))
 
 
+def _short_domains(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with ONNX's own operators in the domain "", which may be written "ai.onnx" too."""
+    if all(entry.domain != _ONNX for entry in (*model.opset_import, *model.graph.node)):
+        return model
+    short = onnx.ModelProto()
+    short.CopyFrom(model)
+    for entry in (*short.opset_import, *short.graph.node):
+        entry.domain = "" if entry.domain == _ONNX else entry.domain
+    return short
+
+
 def _since(node: onnx.NodeProto, versions: dict[str, int]) -> int:
     """The operator-set version in which the node's operator last changed, so that opsets 17 and 18 share kernels."""
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain:
         return 1
     if not onnx.defs.has(node.op_type):
         raise LatencyError(f"operator {node.op_type} of node {node.name or node.output[0]!r} is not in ONNX")
-    return int(onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain).since_version)
+    return int(onnx.defs.get_schema(node.op_type, versions.get("", 1)).since_version)
 
 
 def _blocked_channels(graph: onnx.GraphProto, known: dict[str, Operand]) -> Iterator[tuple[str, int]]:

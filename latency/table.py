@@ -51,8 +51,12 @@ class Latency:
 class LatencyTable:
     """Kernels of one deployment and what each of them takes.
 
-    A row is measured once and then frozen. The file is replaced as a whole or not at all; processes that extend the
-    same file keep each other's rows, and where two have measured the same kernel both believe the one that wrote first.
+    A row is measured once and then frozen: what this table has measured or read stays, whatever becomes of its file.
+    The file is replaced as a whole or not at all; processes that extend the same file keep each other's rows, and where
+    two have measured the same kernel both believe the one that wrote first.
+
+    A study keeps a table of its own beside the ``shared`` one of all studies: it takes over rows from there when it
+    first needs them, and what it measures is written to both.
 
     Args:
         runtime: What lowers networks, and measures kernels if its device is here.
@@ -60,6 +64,7 @@ class LatencyTable:
         protocol: How kernels are measured; None for the default.
 
     Attributes:
+        shared: Where rows that are missing come from; None where they are measured for this table alone.
         header: What all rows have in common.
         frame: The rows, indexed by kernel (as text): ``median_us`` and ``min_us`` of the passes, ``spread`` ((largest -
             smallest) / median), ``passes``, and ``cold_us``, reserved for what weights from main memory add.
@@ -68,25 +73,42 @@ class LatencyTable:
     def __init__(self, runtime: Runtime, path: Path, protocol: Protocol | None = None) -> None:
         self.runtime = runtime
         self.path = path
+        self.shared: LatencyTable | None = None
         self.header = Header(runtime.deployment, runtime.version, usable_cores(), now(), protocol or Protocol())
         self.frame = make_frame({})
         self._snapshot: str | None = None
 
     @classmethod
-    def open(cls, runtime: Runtime, path: Path | None = None, protocol: Protocol | None = None) -> "LatencyTable":
+    def open(
+        cls,
+        runtime: Runtime,
+        path: Path | None = None,
+        protocol: Protocol | None = None,
+        shared: Path | None = None,
+    ) -> "LatencyTable":
         """The table of a runtime: read from its file, or empty where there is none yet.
 
         Args:
             runtime: Whose kernels they are.
             path: The file; None for the one under the user's cache directory.
-            protocol: How a new table measures; a table that exists goes on as it began.
+            protocol: How a new table measures; a table that exists goes on as it began, and so does a new one beside a
+                shared one that exists.
+            shared: File of the table to take missing rows from, and to give new ones to; None for none. One that was
+                measured by another protocol than this table is left alone.
 
         Raises:
-            TableError: If the file is damaged, or of another deployment or version.
+            TableError: If a file is damaged, or of another deployment or version.
         """
         table = cls(runtime, path or cache_path(runtime), protocol)
-        if table.path.exists():
+        begun = table.path.exists()
+        if begun:
             table._merge_file()
+        if shared is not None:
+            common = cls.open(runtime, shared, table.header.protocol)
+            if not begun:
+                table.header = replace(table.header, protocol=common.header.protocol)
+            if common.header.protocol == table.header.protocol:
+                table.shared = common
         return table
 
     @classmethod
@@ -109,7 +131,9 @@ class LatencyTable:
         Kernels that the table lacks are measured first, those of all networks together and interleaved; then all
         networks are predicted from the same snapshot.
 
-        The interval is that of the table's own check. Without one it is wide: the median passes instead of the
+        The interval is that of the table's own check, for as long as the table lives. It rests on the networks of that
+        check: it is right for others of their kind, whatever kernels they have, and says nothing about networks of
+        another kind, such as much larger ones. Without a check it is wide: the median passes instead of the
         smallest, and ``UNCHECKED_LOW`` and ``UNCHECKED_HIGH`` around them, which no measurement on this device backs.
 
         Raises:
@@ -125,7 +149,7 @@ class LatencyTable:
         return [kernel for kernel in dict.fromkeys(kernels) if str(kernel) not in self.frame.index]
 
     def extend(self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None) -> int:
-        """Measure the kernels that the table lacks, and write the file.
+        """Get the kernels that the table lacks, from the shared table or by measuring them, and write the file.
 
         Args:
             kernels: Kernels that the table should have.
@@ -139,6 +163,10 @@ class LatencyTable:
             TableError: If the file cannot be written.
         """
         missing = self.missing(kernels)
+        if missing and self.shared:
+            measured = self.shared.extend(missing, progress)
+            self._keep(self.shared.frame.loc[[str(kernel) for kernel in missing]])
+            return measured
         if missing and not self.runtime.here:
             raise MissingKernel(
                 f"the table {self.path} lacks {len(missing)} kernels, the first being '{missing[0]}'. It is of "
@@ -147,7 +175,7 @@ class LatencyTable:
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
             timings = time_kernels(self.runtime, batch, self.header.protocol)
-            self._add(
+            self._keep(
                 make_frame(
                     {
                         str(kernel): (timing.median_us, timing.min_us, timing.spread, timing.passes, np.nan)
@@ -155,7 +183,6 @@ class LatencyTable:
                     }
                 )
             )
-            self.save()
             if progress:
                 progress(start + len(batch), len(missing))
         return len(missing)
@@ -172,14 +199,7 @@ class LatencyTable:
         Raises:
             TableError: If it cannot be written, or the file there is damaged or of another deployment.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
-                if self.path.exists():
-                    self._merge_file()
-                write(self.path, self.header, self.frame)
-        except OSError as error:
-            raise TableError(f"cannot write the latency table {self.path}: {error}; choose another file") from error
+        self._keep(make_frame({}))
 
     def record(self, check: Check) -> None:
         """Keep the result of a check, from which intervals come from now on, and write the file.
@@ -202,14 +222,27 @@ class LatencyTable:
             low, high = least * UNCHECKED_LOW, middle * UNCHECKED_HIGH
         return Latency(float(least), float(low), float(high), len(kernels), estimated=0, table=self.snapshot())
 
+    def _keep(self, rows: pd.DataFrame) -> None:
+        """Write the file with new rows; known ones go before those of the file, and the file's before the new ones."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+                if self.path.exists():
+                    self._merge_file()
+                self._add(rows)
+                write(self.path, self.header, self.frame)
+        except OSError as error:
+            raise TableError(f"cannot write the latency table {self.path}: {error}; choose another file") from error
+
     def _add(self, rows: pd.DataFrame) -> None:
+        """Add those rows that are not known yet."""
         new = rows.loc[~rows.index.isin(self.frame.index)]
         if len(new):
-            self.frame = pd.concat([self.frame, new]).sort_index() if len(self.frame) else new
+            self.frame = (pd.concat([self.frame, new]) if len(self.frame) else new).sort_index()
             self._snapshot = None
 
     def _merge_file(self) -> None:
-        """Take over what the file holds: its rows go before ours; of two checks the later one stays."""
+        """Take over what the file holds, but for rows that are known; of two checks the later one stays."""
         header, rows = read(self.path)
         if header.deployment != self.header.deployment:
             raise TableError(
@@ -223,9 +256,8 @@ class LatencyTable:
             )
         checks = [header.check, self.header.check]
         latest = max((check for check in checks if check), key=lambda check: check.date, default=None)
-        own, self.header, self.frame = self.frame, replace(header, check=latest), rows
-        self._snapshot = None
-        self._add(own)
+        self.header, self._snapshot = replace(header, check=latest), None
+        self._add(rows)
 
     def _profile_command(self, path: Path) -> str:
         deployment = self.header.deployment

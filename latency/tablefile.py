@@ -13,12 +13,10 @@
 The snapshot is a hash of everything else, so that a file that was cut short or edited is told from a whole one.
 """
 
-import contextlib
 import hashlib
 import io
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -71,7 +69,8 @@ class Header:
         cores: Cores that the measuring process could use.
         created: When the table was begun, in ISO format.
         protocol: How the kernels were timed.
-        check: The last comparison with whole networks, None if there was none.
+        check: The last comparison with whole networks, None if there was none. It rests on those networks and on the
+            rows they needed; rows that come later leave it as it is.
     """
 
     deployment: Deployment
@@ -100,22 +99,23 @@ def snapshot(header: Header, frame: pd.DataFrame) -> str:
 def write(path: Path, header: Header, frame: pd.DataFrame) -> None:
     """Replace a table's file as a whole: after a crash at any moment it is the old one or the new one.
 
+    One process at a time may write: the new file is prepared under a fixed name, so that what a killed process leaves
+    is replaced by the next one.
+
     Raises:
         OSError: If the folder cannot be written or the disk is full.
     """
     head, body = _header_text(header), _body_text(frame)
     text = f"{head}# snapshot: {_hash(head, body)}\n{body}"
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    prepared = path.with_name(f".{path.name}.new")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with prepared.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.replace(prepared, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        prepared.unlink(missing_ok=True)
         raise
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from latency.kernels import Kernel
-from spaces.errors import SpecError
+from spaces.errors import LatencyError, SpecError
 
 if TYPE_CHECKING:
     from latency.runtimes import Runtime
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 Stopwatch = Callable[[], float]
 """Does its work once and returns the seconds it took; the clock stops after the device has finished."""
 
+# What no clock resolves: less is noise, or a kernel that did not run.
 _CLOCK_STEP = 1e-9
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def time_kernels(runtime: "Runtime", kernels: Sequence[Kernel], protocol: Protoc
 
     Returns:
         A timing per kernel, in the same order, each above 0.
+
+    Raises:
+        LatencyError: If more of a kernel takes no longer than one of it: as a row it would be free for ever.
     """
     protocol = protocol or Protocol()
     results: list[list[float]] = [[] for _ in kernels]
@@ -165,14 +170,20 @@ def warm(stopwatch: Stopwatch, budget_ms: float) -> float:
 
 
 def _kernel_seconds(runtime: "Runtime", kernel: Kernel, protocol: Protocol) -> float:
-    single = runtime.kernel(kernel, 1)
-    once = max(_CLOCK_STEP, warm(single, 0))
-    copies = int(min(protocol.most_copies, max(2, protocol.span_ms / 1e3 / once)))
-    several = runtime.kernel(kernel, 1 + copies)
-    several()
-    alone, together = repeat(protocol.kernel_ms, single, several, least=3, most=40)
-    # Zero would make a kernel free for ever; what the clock cannot resolve counts as its smallest step.
-    return max(_CLOCK_STEP, (min(together) - min(alone)) / copies)
+    for _ in range(_ATTEMPTS):
+        single = runtime.kernel(kernel, 1)
+        once = max(_CLOCK_STEP, warm(single, 0))
+        copies = int(min(protocol.most_copies, max(2, protocol.span_ms / 1e3 / once)))
+        several = runtime.kernel(kernel, 1 + copies)
+        several()
+        alone, together = repeat(protocol.kernel_ms, single, several, least=3, most=40)
+        seconds = (min(together) - min(alone)) / copies
+        if seconds >= _CLOCK_STEP:  # which NaN is not
+            return seconds
+    raise LatencyError(
+        f"'{kernel}' could not be timed: {1 + copies} of it took no longer than one, in {_ATTEMPTS} attempts; "
+        "try again when the machine is quieter"
+    )
 
 
 def _timing(seconds: Sequence[float]) -> Timing:

@@ -13,6 +13,7 @@ from statistics import median
 from typing import TypeAlias
 
 import numpy as np
+import platformdirs
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,7 +24,7 @@ from objectives.datasets import NAMES, dataset_name, list_dataset
 from objectives.folders import list_folder
 from objectives.images import Header
 from objectives.memory import free_memory
-from objectives.pixels import Pixels, Survey, map_pixels, read_headers, read_pixels, user_cache
+from objectives.pixels import Pixels, Survey, map_pixels, read_headers, read_pixels
 from objectives.splits import draw
 from spaces.errors import DataError, SpecError
 
@@ -35,8 +36,8 @@ DEFAULT_IMAGES = 5000
 """A validation or test split needs no more: 90 % accuracy is then known to 0.4 %."""
 DEFAULT_IMAGES_A_CLASS = 10
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the images read so far and their total."""
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, the images so far and their total."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +100,8 @@ def load_data(
     test_fraction: float | None = None,
     seed: int = 0,
     train_limit: int | None = None,
-    root: Path | None = None,
     download: bool = False,
-    cache_dir: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Data:
     """Read labelled images and split them.
 
@@ -120,11 +119,8 @@ def load_data(
         test_fraction: Likewise for a test split that the source lacks.
         seed: Decides the splits.
         train_limit: Keep a stratified subset of so many training images; validation and test split stay whole.
-        root: Where to look first for a published data set.
         download: Whether a published data set that is nowhere may be fetched.
-        cache_dir: Where to keep the memory-mapped files of images larger than half of the free memory; by default the
-            user's cache.
-        progress: Called while images are read.
+        progress: Called while images are looked at, then while they are read.
 
     Raises:
         DataError: The images cannot be found or read, or not be split so that every class is in every split.
@@ -136,16 +132,16 @@ def load_data(
     """
     fractions: dict[SplitName, float | None] = {"val": val_fraction, "test": test_fraction}
     _check_options(image_size, channels, fractions, seed, train_limit)
-    collection = _collection(source, root, download)
+    collection = _collection(source, download)
     idle = [f"{name}_fraction={fractions[name]}" for name in collection.parts if fractions.get(name) is not None]
     notes = [f"{option} has no effect: {collection.name} has such a split already." for option in idle]
 
-    parts, headers, unreadable = _readable(collection)
+    parts, headers, unreadable = _readable(collection, progress)
     size = image_size or _default_size(headers)
     depth = channels or (1 if all(header.grey for header in headers) else 3)
     splits = _split(parts, collection.classes, fractions, seed, train_limit)
     streamed = sum(map(len, splits.values())) * depth * size**2 > free_memory() // 2
-    folder = (cache_dir or user_cache()) / "images" if streamed else None
+    folder = platformdirs.user_cache_path("hwnas") / "images" if streamed else None
     pixels = _read(splits, size, depth, folder, progress)
 
     surveys = {name: pixels[name].survey for name in SPLITS}
@@ -162,7 +158,7 @@ def load_data(
         shape=(depth, size, size),
         smallest=(areas[0].width, areas[0].height),
         largest=(areas[-1].width, areas[-1].height),
-        unreadable=tuple(unreadable),
+        unreadable=tuple(sorted(unreadable)),
         duplicates=_duplicates(splits, surveys),
         elongated=sum(max(header[:2]) > 2 * min(header[:2]) for header in headers),
         grey=all(survey.grey for survey in surveys.values()),
@@ -206,11 +202,11 @@ def _check_options(
         raise SpecError(f"train_limit={train_limit}: at least one image is needed for each class")
 
 
-def _collection(source: str | Path, root: Path | None, download: bool) -> Collection:
+def _collection(source: str | Path, download: bool) -> Collection:
     """What the source names: a published data set if it can, else a folder."""
     text = str(source)
     if isinstance(source, str) and (name := dataset_name(source)) is not None:
-        found = list_dataset(name, root=root, download=download)
+        found = list_dataset(name, download=download)
         if not Path(text).is_dir():
             return found
         note = f"{text} is the published data set; for the folder of that name write ./{text}."
@@ -227,14 +223,17 @@ def _collection(source: str | Path, root: Path | None, download: bool) -> Collec
     raise DataError(f"there is no folder {folder}: give the path of a folder that holds one folder for each class")
 
 
-def _readable(collection: Collection) -> tuple[dict[SplitName, Part], list[Header], list[Unreadable]]:
+def _readable(
+    collection: Collection, progress: Progress
+) -> tuple[dict[SplitName, Part], list[Header], list[Unreadable]]:
     """The images whose headers can be read, the headers, and the files that are no images."""
+    advance = _counter("looking at images", sum(map(len, collection.parts.values())), progress)
     parts: dict[SplitName, Part] = {}
     headers: list[Header] = []
     unreadable: list[Unreadable] = []
     for name, part in collection.parts.items():
         good: list[int] = []
-        for at, header in enumerate(read_headers(part.sources)):
+        for at, header in enumerate(read_headers(part.sources, progress=advance)):
             if isinstance(header, str):
                 unreadable.append(Unreadable(part.names[at], header))
             else:
@@ -299,21 +298,25 @@ def _split(
 
 
 def _read(
-    splits: Mapping[SplitName, Part], size: int, channels: int, folder: Path | None, progress: Progress | None
+    splits: Mapping[SplitName, Part], size: int, channels: int, folder: Path | None, progress: Progress
 ) -> dict[SplitName, Pixels]:
     """The pixels of all splits, in memory-mapped files where a folder for them is given."""
-    total = sum(map(len, splits.values()))
+    advance = _counter("reading images", sum(map(len, splits.values())), progress)
+    if folder is None:
+        return {name: read_pixels(part.sources, size, channels, progress=advance) for name, part in splits.items()}
+    return {name: map_pixels(part.sources, size, channels, folder, progress=advance) for name, part in splits.items()}
+
+
+def _counter(what: str, total: int, progress: Progress) -> Callable[[int], None]:
+    """Tells the progress how many images are done, from how many were done just now."""
     done = 0
 
     def advance(images: int) -> None:
         nonlocal done
         done += images
-        if progress is not None:
-            progress(done, total)
+        progress(what, done, total)
 
-    if folder is None:
-        return {name: read_pixels(part.sources, size, channels, progress=advance) for name, part in splits.items()}
-    return {name: map_pixels(part.sources, size, channels, folder, progress=advance) for name, part in splits.items()}
+    return advance
 
 
 def _duplicates(splits: Mapping[SplitName, Part], surveys: Mapping[SplitName, Survey]) -> tuple[tuple[Place, ...], ...]:

@@ -85,25 +85,41 @@ class DataReport:
         return standard_error(accuracy, sum(self.counts["val"]))
 
     def lines(self) -> list[str]:
-        """The report for a terminal."""
-        channels, height, width = self.shape
-        stored = " to ".join(dict.fromkeys(f"{wide} x {high}" for wide, high in (self.smallest, self.largest)))
-        totals = ", ".join(f"{sum(counts):,} {split}" for split, counts in self.counts.items())
+        """What there is, in a few lines; :attr:`warnings` say what is wrong with it."""
         fewest, most = min(self.counts["train"]), max(self.counts["train"])
         lines = [
-            f"{self.name}: {len(self.classes)} classes, {totals} images",
-            f"channels x height x width: {channels} x {height} x {width} (stored: {stored} pixels)",
-            f"training images of a class: {fewest:,} to {most:,}",
+            f"{self.name}: {len(self.classes)} classes, {'x'.join(map(str, self.shape))}: "
+            + ", ".join(f"{sum(counts):,} {split}" for split, counts in self.counts.items()),
+            f"training images of a class: {fewest:,} to {most:,} (imbalance {self.imbalance:.1f})",
             f"standard error of the validation accuracy: at most {self.val_stderr():.2%}, "
             f"{self.val_stderr(0.9):.2%} at 90 %",
         ]
         if self.folder is not None:
             lines.append(f"larger than half of the free memory: streamed from {self.folder}")
-        return lines + [f"warning: {sentence}" for sentence in self.warnings]
+        return lines
+
+    def text(self) -> str:
+        """All of it, for a file: every class, every file left out, every picture in several splits."""
+        stored = " to ".join(dict.fromkeys(f"{wide} x {high}" for wide, high in (self.smallest, self.largest)))
+        width = max(map(len, (*self.classes, "class")))
+        sections = [
+            [*self.lines(), f"stored images: {stored} pixels"],
+            ["Warnings", *(self.warnings or ["none"])],
+            [
+                f"{'class':<{width}}" + "".join(f"{split:>10}" for split in self.counts),
+                *(
+                    f"{name:<{width}}" + "".join(f"{images:>10,}" for images in row)
+                    for name, row in zip(self.classes, zip(*self.counts.values(), strict=True), strict=True)
+                ),
+            ],
+            ["Unreadable files, left out", *(f"{name}: {reason}" for name, reason in self.unreadable)],
+            ["Pictures in several splits", *map(_twins, self.duplicates)],
+        ]
+        return "\n\n".join("\n".join(lines) for lines in sections if len(lines) > 1) + "\n"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on what may spoil the result, and what to do about it."""
+        """Sentences on what may spoil the result, and what to do about it; long lists are cut short."""
         return (*self.notes, *self._about_files(), *self._about_pixels(), *self._about_counts())
 
     def _about_files(self) -> Iterator[str]:
@@ -111,7 +127,7 @@ class DataReport:
             files = shortened([f"{name} ({reason})" for name, reason in self.unreadable])
             yield f"{counted(len(self.unreadable), 'unreadable file')} left out: {files}."
         if self.duplicates:
-            twins = shortened([" = ".join(f"{name} ({split})" for split, name in group) for group in self.duplicates])
+            twins = shortened([_twins(group) for group in self.duplicates])
             yield f"{counted(len(self.duplicates), 'picture')} in several splits, flattering the accuracy: {twins}."
 
     def _about_pixels(self) -> Iterator[str]:
@@ -133,6 +149,10 @@ class DataReport:
             yield f"{most} has {ratio}: balanced accuracy says more than accuracy."
         if (stderr := self.val_stderr(0.9)) > UNCERTAIN:
             yield f"{val:,} validation images leave an accuracy of 90 % uncertain by {stderr:.1%}; more tell more."
+
+
+def _twins(group: tuple[Place, ...]) -> str:
+    return " = ".join(f"{name} ({split})" for split, name in group)
 
 
 def counted(number: int, noun: str) -> str:

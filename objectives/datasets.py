@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from numpy.typing import NDArray
 
 from objectives.collection import Collection, Part, SplitName
-from objectives.pixels import user_cache
 from spaces.errors import DataError
 
 # Our name: torchvision's class, and the file or folder below a root that it lies in.
@@ -45,17 +45,16 @@ def dataset_name(text: str) -> str | None:
     return {_plain(name): name for name in NAMES}.get(_plain(text))
 
 
-def list_dataset(name: str, *, root: Path | None = None, download: bool = False) -> Collection:
+def list_dataset(name: str, *, download: bool = False) -> Collection:
     """A published data set, in the parts it was published in.
 
-    Looked for in ``root``, in the folder that the environment variable ``HWNAS_DATA`` names, in ``./data``, in the
-    user's cache and in ``/usr/share/datasets``, in the layout torchvision gives it. The idx files of MNIST and its
-    relatives may be gzipped, and lie in a folder of the set's name (so Debian's ``dataset-fashion-mnist`` is found).
+    Looked for in the folder that the environment variable ``HWNAS_DATA`` names, in ``./data``, in the user's cache and
+    in ``/usr/share/datasets``, in the layout torchvision gives it. The idx files of MNIST and its relatives may be
+    gzipped, and lie in a folder of the set's name (so Debian's ``dataset-fashion-mnist`` is found).
 
     Args:
         name: One of :data:`NAMES`.
-        root: A folder to look in first.
-        download: Whether to fetch what is nowhere: to the first of ``root``, ``HWNAS_DATA`` and the user's cache.
+        download: Whether to fetch what is nowhere: to ``HWNAS_DATA`` where that is set, else to the user's cache.
 
     Raises:
         DataError: It is nowhere and may not or cannot be fetched, or its files are damaged.
@@ -65,13 +64,13 @@ def list_dataset(name: str, *, root: Path | None = None, download: bool = False)
     """
     if name == "digits":
         return _digits()
-    chosen = [folder for folder in (root, os.environ.get("HWNAS_DATA")) if folder]
-    cache = user_cache() / "datasets"
-    roots = [*map(Path, chosen), Path("data"), cache, _SYSTEM]
+    chosen = os.environ.get("HWNAS_DATA")
+    cache = platformdirs.user_cache_path("hwnas") / "datasets"
+    roots = [*([Path(chosen)] if chosen else []), Path("data"), cache, _SYSTEM]
     find = _from_idx if name in _IDX else _from_torchvision
     found = next((found for root in roots if (found := find(name, root))), None)
     if found is None and download:
-        target = Path(chosen[0]) if chosen else cache
+        target = Path(chosen) if chosen else cache
         _download(name, target)
         found = find(name, target)
     if found is None:

@@ -5,11 +5,11 @@ Two layouts are read::
     ROOT/CLASS/**/IMAGE                       one tree; the splits are drawn from it
     ROOT/train|val|test/CLASS/**/IMAGE        val (also valid, validation) and test may be absent
 
-Whatever has a name that begins with a dot is ignored, and so is the ``__MACOSX`` of zip archives. Links are followed.
+Whatever has a name that begins with a dot is ignored, and so is the ``__MACOSX`` of zip archives. Links are followed,
+but not to a folder that was met on the way.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,15 +106,19 @@ def _list_classes(
     names: list[str] = []
     paths: list[Path] = []
     labels: list[int] = []
+    aside: list[str] = []
     for entry, name in zip(folders, found, strict=True):
-        files = sorted(_walk(entry), key=lambda path: path.relative_to(entry).as_posix())
+        files, others = _list_files(entry)
         if not files:
-            raise DataError(f"class {name!r} is an empty folder ({entry}): add images, or remove it")
+            raise DataError(f"class {name!r} is a folder without files ({entry}): add images, or remove it")
         names += [printable(path.relative_to(root).as_posix()) for path in files]
+        aside += [printable(path.relative_to(root).as_posix()) for path in others]
         paths += files
         labels += [index[name]] * len(files)
     pictures = [path.name for path in loose if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     notes = [f"{counted(len(pictures), 'image')} directly in {folder}, in no class: not used."] if pictures else []
+    if aside:
+        notes.append(f"not used, being pipes, devices or folders met before: {shortened(aside)}.")
     return found, Part(names, paths, np.array(labels, np.int64)), notes
 
 
@@ -127,21 +131,31 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     return [e for e in entries if e.is_dir()], [e for e in entries if not e.is_dir()]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """All visible files below a folder; a link back to a folder already walked is not followed."""
+def _list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The visible files below a folder, and what else lies there: pipes, devices, folders that were met before.
+
+    A folder above it counts as met, or a link to it would put the images of other classes into this one.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+    files: list[Path] = []
+    aside: list[Path] = []
+    met = {os.path.realpath(above) for place in (folder.absolute(), folder.resolve()) for above in place.parents}
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(here)
-        if real in seen:
+        if real in met:
+            aside.append(Path(here))
             folders.clear()
             continue
-        seen.add(real)
+        met.add(real)
         folders[:] = sorted(name for name in folders if _is_visible(name))
-        yield from (Path(here, name) for name in files if _is_visible(name))
+        for path in (Path(here, name) for name in names if _is_visible(name)):
+            # Links to nowhere are listed: they fail to be read and are named. To open a pipe is to wait for its writer.
+            listed = os.path.isfile(path) or not os.path.exists(path)
+            (files if listed else aside).append(path)
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix()), aside
 
 
 def _name(root: Path) -> str:

@@ -38,7 +38,7 @@ Progress = Callable[[int], None]
 
 _FORMAT = 1
 _PIECE_BYTES = 4 << 20
-_REMEDY = "free some space, name another cache folder, or ask for smaller images"
+_REMEDY = "free some space, move the cache by XDG_CACHE_HOME, or ask for smaller images"
 _T = TypeVar("_T")
 
 
@@ -120,8 +120,13 @@ class Pixels:
     survey: Survey
 
 
-def read_headers(sources: Sequence[ImageSource]) -> list[Header | str]:
-    """The header of each image, or the reason why it has none, read in parallel."""
+def read_headers(sources: Sequence[ImageSource], *, progress: Progress = lambda _: None) -> list[Header | str]:
+    """The header of each image, or the reason why it has none, read in parallel.
+
+    Args:
+        sources: Files or arrays.
+        progress: Called as headers are read.
+    """
 
     def read(part: Sequence[ImageSource]) -> list[Header | str]:
         headers: list[Header | str] = []
@@ -132,7 +137,12 @@ def read_headers(sources: Sequence[ImageSource]) -> list[Header | str]:
                 headers.append(str(error))
         return headers
 
-    return [header for headers in _parallel(read, sources, 256) for header in headers]
+    found: list[Header | str] = []
+    with closing(_parallel(read, sources, 256)) as pieces:
+        for headers in pieces:
+            found += headers
+            progress(len(headers))
+    return found
 
 
 def read_pixels(
@@ -310,8 +320,3 @@ def _parallel(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def user_cache() -> Path:
-    """The folder for what can be made again: ``$XDG_CACHE_HOME/hwnas``, by default ``~/.cache/hwnas``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwnas"

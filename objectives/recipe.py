@@ -11,7 +11,7 @@ Precision = Literal["bf16", "fp32"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: Nesterov SGD with a learning rate that falls to zero within the run.
+    """How a network is trained: Nesterov SGD.
 
     Attributes:
         epochs: Passes over the training split; may be a fraction. The schedule always spans exactly this long.
@@ -19,7 +19,9 @@ class Recipe:
         lr: Peak learning rate.
         momentum: Of Nesterov's method; 0 is plain SGD.
         weight_decay: Of weights with two axes or more; norms and biases are left alone.
-        schedule: "cosine" starts at the peak; "one-cycle" first climbs to it for ``warmup`` of the run.
+        schedule: Of the learning rate. "cosine" falls from the peak to zero within the run; "one-cycle" first climbs to
+            the peak for ``warmup`` of the run; "constant" stays there, for a run that is going to be gone on with:
+            judge it by its moving average.
         warmup: Share of a one-cycle run spent climbing.
         label_smoothing: Probability mass spread evenly over all classes.
         flip: Mirror half of the images left to right, the other half in the next epoch, and so on. Wrong for digits
@@ -51,7 +53,7 @@ class Recipe:
     lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["cosine", "one-cycle"] = "one-cycle"
+    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
     warmup: float = 0.2
     label_smoothing: float = 0.1
     flip: bool = False
@@ -74,7 +76,10 @@ class Recipe:
             "lr": (0 < self.lr < math.inf, "> 0"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (0 <= self.weight_decay < math.inf, ">= 0"),
-            "schedule": (self.schedule in ("cosine", "one-cycle"), "'cosine' or 'one-cycle'"),
+            "schedule": (
+                self.schedule in ("constant", "cosine", "one-cycle"),
+                "'constant', 'cosine' or 'one-cycle'",
+            ),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "shift": (0 <= self.shift < 1, "in [0, 1)"),
@@ -98,6 +103,8 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     >>> [round(learning_rate(Recipe(lr=1.0, schedule="one-cycle", warmup=0.2), p), 2) for p in (0.1, 0.2, 0.6, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
     """
+    if recipe.schedule == "constant":
+        return recipe.lr
     warmup = recipe.warmup if recipe.schedule == "one-cycle" else 0.0
     if progress < warmup:
         return recipe.lr * progress / warmup

@@ -85,6 +85,7 @@ def train(
     teacher: nn.Module | None = None,
     momentum: Mapping[str, Tensor] | None = None,
     ema: Mapping[str, Tensor] | None = None,
+    seen: int = 0,
     deadline: float | None = None,
     on_epoch: Callable[[float, float], None] | None = None,
 ) -> Training:
@@ -100,6 +101,7 @@ def train(
         teacher: A network to be near to, on the module's device; run in eval mode on the same augmented images.
         momentum: Buffers to start from, by parameter name; parameters it leaves out start at zero.
         ema: Averages to start from, by parameter or buffer name; what it leaves out starts at the present value.
+        seen: Steps that the averages rest on already.
         deadline: ``time.monotonic()`` after which no further step is begun; at least one step is taken.
         on_epoch: Called with the epochs done and their mean loss after each epoch; what it raises passes through.
 
@@ -130,7 +132,7 @@ def train(
     teaching = nullcontext() if teacher is None else mode(teacher, training=False)
     with mode(module, training=True), teaching, _seeded(recipe.seed, device):
         update = _Update(module, split, recipe, teacher, momentum)
-        average = None if recipe.ema is None else _Average(module, recipe.ema, ema)
+        average = None if recipe.ema is None else _Average(module, recipe.ema, ema, seen)
         for images, labels in itertools.islice(_stream(split, recipe, device), total):
             unseen.append(update(images, labels, learning_rate(recipe, (done + 0.5) / total)))
             if average is not None:
@@ -308,16 +310,16 @@ class _Update:
 class _Average:
     """Exponential moving average of a module's parameters and buffers."""
 
-    def __init__(self, module: nn.Module, decay: float, start: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, module: nn.Module, decay: float, start: Mapping[str, Tensor] | None, seen: int) -> None:
         present = tensors_of(module)
         given = fitting(start or {}, present, "ema")
-        self.decay, self.inherited, self.steps = decay, bool(start), 0
+        self.decay, self.steps = decay, seen
         self.tensors = {name: given.get(name, now).clone() for name, now in present.items()}
 
     def follow(self, module: nn.Module) -> None:
         self.steps += 1
-        # Without a ramp the average of a short run would mostly be its random start.
-        decay = self.decay if self.inherited else min(self.decay, self.steps / (9 + self.steps))
+        # Over the last tenth at most: the average of few steps would mostly be their random start.
+        decay = min(self.decay, self.steps / (9 + self.steps))
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(list(self.tensors.values()), list(tensors_of(module).values()), self.steps)
 

@@ -17,7 +17,13 @@ def test_example_runs(script: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
-def test_specification_is_valid(spec: Path) -> None:
-    from hwnas.spec import Spec
+def test_specification_is_searched(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hwnas
 
-    assert Spec.load(spec) != Spec()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    example = hwnas.Spec.load(spec)
+    assert example != hwnas.Spec()
+    # A limit in time that every machine keeps, however busy.
+    short = {"budget": 2, "search.epochs": 0.2, "final.epochs": 0.2, "limits.latency": "1s", "threads": 1}
+    run = hwnas.search(example.resolve(short), tmp_path / "run")
+    assert hwnas.select(hwnas.read_manifest(run), {}).best

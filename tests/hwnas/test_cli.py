@@ -129,6 +129,19 @@ def test_select_says_by_how_much_nothing_fits(run: Path) -> None:
     assert json.loads(as_json.stdout)["nearest_miss"]["file"] == "small.onnx"
 
 
+def test_select_marks_what_is_over_the_limits_of_the_search(run: Path) -> None:
+    manifest = manifests.read(run)
+    large, *others = manifest.models
+    over = large.model_copy(update={"over_limits": ["latency"]})
+    manifests.write(manifest.model_copy(update={"models": [over, *others]}), run / "front")
+    mark = "over the search's own limit on latency"
+    best, facts, *others = hwnas("select", run, "--max", "latency=1s").stdout.splitlines()[1:]
+    assert best == f"best     {run}/front/large.onnx"
+    assert facts.endswith(mark)
+    assert not any(mark in line for line in others)
+    assert hwnas("select", run).stdout.startswith(f"best     {run}/front/fat.onnx")
+
+
 def test_select_by_percentile_and_device(run: Path) -> None:
     at_95 = hwnas("select", run, "--max", "latency=2.5ms", "--percentile", "95")
     assert "best     " + f"{run}/front/medium.onnx" in at_95.stdout
@@ -189,6 +202,13 @@ def test_export_refuses_full_folders_and_damaged_files(run: Path, tmp_path: Path
     assert "fat.onnx is not the file that was verified" in refused("export", run, "-o", tmp_path / "ship")
     damaged.unlink()
     assert "fat.onnx is missing" in refused("export", run, "-o", tmp_path / "ship")
+    assert not (tmp_path / "ship").exists()
+
+
+def test_export_of_an_empty_front_copies_nothing(run: Path, tmp_path: Path) -> None:
+    manifests.write(manifests.read(run).model_copy(update={"models": []}), run / "front")
+    for limits in ([], ["--max", "params=5k"]):
+        assert "the front is empty, so there is nothing to" in refused("export", run, "-o", tmp_path / "ship", *limits)
     assert not (tmp_path / "ship").exists()
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hwnas.pareto import contributions, hypervolume, nondominated, normalise, reference_point, subset
+from hwnas.pareto import contributions, hypervolume, nondominated, reference_point, subset
 
 
 def dominates(a, b):
@@ -168,12 +168,6 @@ def test_reference_point_ignores_dominated_outliers():
     assert reference_point([[10, 1], [11, 0], [1000, 1000]]).tolist() == pytest.approx([11.1, 1.1])
 
 
-def test_normalise_leaves_a_flat_objective_unscaled():
-    assert normalise([[5, 1], [7, 2]], [5, 1], [5, 2]).tolist() == [[0, 0], [2, 1]]
-    with pytest.raises(ValueError, match="ideal is worse than nadir in objective 1"):
-        normalise([[1, 1]], [0, 3], [1, 2])
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     "function",
@@ -182,7 +176,6 @@ def test_normalise_leaves_a_flat_objective_unscaled():
         reference_point,
         lambda v: hypervolume(v, [9, 9]),
         lambda v: contributions(v, [9, 9]),
-        lambda v: normalise(v, [0, 0], [9, 9]),
         lambda v: subset(v, 1, [9, 9]),
     ],
 )

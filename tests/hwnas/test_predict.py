@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from hwnas import report
 from objectives.images import read_image
+from spaces.errors import DataError
 
 ORIENTATION = 0x0112
 
@@ -60,6 +62,21 @@ def test_images_are_prepared_as_for_training(pixel_model: tuple[Path, int], tmp_
     done = predict(tmp_path, str(model), *map(str, images))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 65536, np.int32), np.full((4, 4), -1, np.int32)],
+    ids=["floating point", "more than 16 bits", "negative"],
+)
+def test_what_training_refuses_is_refused(pixel_model: tuple[Path, int], tmp_path: Path, deep: np.ndarray) -> None:
+    model, channels = pixel_model
+    Image.fromarray(deep).save(tmp_path / "deep.tiff")
+    with pytest.raises(DataError, match="convert"):
+        read_image(tmp_path / "deep.tiff", 8, channels)
+    done = predict(tmp_path, str(model), "deep.tiff")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("deep.tiff: neither 8 nor 16 bits deep")
 
 
 def test_without_arguments_it_says_how_to_call_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hwnas.manifest import Latency, Manifest
 from hwnas.selection import Choice, select
 from spaces.errors import SpecError
+from tests.hwnas.conftest import DEVICE
 
 
 def file(choice: Choice | None) -> str | None:
@@ -70,6 +71,18 @@ def test_limits_of_the_search_hold_unless_replaced(manifest: Manifest) -> None:
     assert file(select(limited, {"latency": 5.0}).best) == "large"
 
 
+def test_a_violator_of_the_search_is_selected_only_if_that_limit_is_given_anew(manifest: Manifest) -> None:
+    large, *others = manifest.models
+    over = manifest.model_copy(update={"models": [large.model_copy(update={"over_limits": ["latency"]}), *others]})
+    assert file(select(over, {}).best) == "fat"
+    assert file(select(over, {"params": 1_000_000}).best) == "fat"
+    assert file(select(over, {"latency": 1_000.0}).best) == "large"
+    assert file(select(over, {f"latency.{DEVICE}": 1_000.0}).best) == "large"
+    twice = over.model_copy(update={"models": [large.model_copy(update={"over_limits": ["latency", "macs"]})]})
+    assert select(twice, {"latency": 1_000.0}).best is None
+    assert file(select(twice, {"latency": 1_000.0, "macs": 1e9}).best) == "large"
+
+
 def test_unmeasured_latency_counts_as_the_upper_end_of_the_prediction(manifest: Manifest) -> None:
     unmeasured = Latency(predicted_ms=2.0, low_ms=1.8, high_ms=2.4)
     large = manifest.models[0]
@@ -107,8 +120,8 @@ def test_several_devices_must_be_told_apart(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"latncy": 3.0}, "'latncy' cannot be limited; did you mean 'latency'"),
-        ({"wombats": 3.0}, "'wombats' cannot be limited; Known are latency, .*peak_memory"),
+        ({"latncy": 3.0}, r"'latncy' cannot be limited; did you mean latency\?"),
+        ({"wombats": 3.0}, "'wombats' cannot be limited; known are latency, .*peak_memory"),
         ({"latency.phone": 3.0}, "'phone'; the devices of this run are"),
         ({"params": 0}, "params=0 lets nothing through"),
         ({"params": float("nan")}, "params=nan lets nothing through"),

@@ -133,7 +133,10 @@ def test_any_folder_name_survives_the_dump(tmp_path, source):
         ("objectives: [parms]", "objectives: 'parms' is no objective; did you mean params?"),
         ("objectives: [error]", "objectives: error alone has a best network but no front; add one or more of params"),
         ("limits: 3ms", "limits is '3ms'; it must be a mapping with keys of objective: value"),
-        ("limits: {latency: fast}", "limits: latency is 'fast'; it must be a value above 0, such as 3ms or 500us"),
+        (
+            "limits: {latency: fast}",
+            "limits: latency is 'fast'; it must be a value above 0 in s or ms or us, such as 3ms or 500us",
+        ),
         ("limits: {latencie: 3ms}", "limits: 'latencie' is no objective; did you mean latency?"),
         (
             "limits: {peak_memory: 2MB}",
@@ -151,6 +154,11 @@ def test_any_folder_name_survives_the_dump(tmp_path, source):
         ("data: {source: a, source: b}", ", line 1: the key source is repeated"),
         ("data: [1", ", line 1: expected ',' or ']', but got '<stream end>'"),
         ("a: \x01", "is not YAML"),
+        ("? [a, b]\n: c", ", line 1: found unhashable key"),
+        ("? {a: b}\n: c", ", line 1: found unhashable key"),
+        ("data: {source: 2024-02-30}", "is not YAML: day is out of range for month"),
+        (f"seed: {'9' * 5000}", "is not YAML: Exceeds the limit"),
+        ("seed: 99999999999999999999999", "seed is 99999999999999999999999; it must be below 9.22337e+18"),
     ],
 )
 def test_wrong_files_are_refused_with_place_value_and_rule(tmp_path, text, message):
@@ -214,7 +222,7 @@ def arguments(function):
 @pytest.mark.parametrize(
     ("section", "own", "function", "theirs"),
     [
-        ("data", {"metric"}, load_data, {"seed", "root", "cache_dir", "progress"}),
+        ("data", {"metric"}, load_data, {"seed", "progress"}),
         ("space", {"kind"}, PlainSpace, {"image", "classes"}),
         ("deployment", set(), Deployment.here, set()),
         ("training", set(), Recipe, {"epochs", "seed"}),

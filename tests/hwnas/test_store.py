@@ -16,9 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hwnas.box import Box
+from hwnas.plan import Plan
+from hwnas.spec import Spec
 from hwnas.store import SCHEMA_VERSION, Store
 from hwnas.trial import Result, Trial
 from spaces.errors import StoreError
+from spaces.plain import PlainSpace
 
 
 def trial(id, parent=None):
@@ -286,6 +290,49 @@ def test_a_record_that_is_no_trial_is_named(store):
         again.trials()
 
 
+def put_raw(store, table, column, text, where):
+    with closing(sqlite3.connect(store.path / "study.db")) as db, db:
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", (text,))
+
+
+@pytest.mark.parametrize("text", ["7", "[1]", '"x"', "{"])
+def test_a_record_that_is_no_mapping_is_named(store, text):
+    store.add_trials([trial(0)])
+    put_raw(store, "trials", "trial", text, "id = 0")
+    with pytest.raises(StoreError, match=rf"{store.path}/study\.db is corrupt: trial 0: .*Restore it from a copy"):
+        store.trials()
+
+
+def test_a_genotype_that_the_space_cannot_read_is_named(store):
+    space = PlainSpace((1, 8, 8), classes=2)
+    store.add_trials([Trial(id=0, genotype=space.to_json(space.starts()[0]), hash="a"), trial(1)])
+    with pytest.raises(StoreError, match=rf"{store.path}/study\.db is corrupt: trial 1: .*Restore it from a copy"):
+        store.trials(space.from_json)
+    assert len(store.trials()) == 2
+
+
+def test_a_named_value_that_is_not_json_is_named(store):
+    put_raw(store, "named", "value", "{", "name = 'spec'")
+    with pytest.raises(StoreError, match=rf"{store.path}/study\.db is corrupt: spec: Expecting .*Restore it from a"):
+        store.get("spec")
+
+
+@pytest.mark.parametrize("parse", [Spec.from_json, Plan.from_json, Box.from_json], ids=["spec", "plan", "box"])
+@pytest.mark.parametrize("value", [{"a": 1}, [1], 5, "x", True])
+def test_a_named_value_that_its_reader_refuses_is_named(store, parse, value):
+    store.put("it", value)
+    with pytest.raises(StoreError, match=rf"{store.path}/study\.db is corrupt: it: .*Restore it from a copy"):
+        store.read("it", parse)
+
+
+def test_a_named_value_is_read_or_its_default_or_missing(store):
+    store.put("seconds", 3)
+    assert store.read("seconds", float) == 3.0
+    assert store.read("hours", float, 0.5) == 0.5
+    with pytest.raises(StoreError, match=r"study\.db is corrupt: hours: it is missing\. Restore"):
+        store.read("hours", float)
+
+
 def test_a_newer_schema_is_refused(store):
     store.close()
     with closing(sqlite3.connect(store.path / "study.db")) as db, db:
@@ -294,7 +341,43 @@ def test_a_newer_schema_is_refused(store):
         Store.open(store.path)
 
 
+# Discarding
+
+
+def test_a_discarded_study_leaves_nothing_behind(tmp_path):
+    Store.create(tmp_path / "runs" / "mine", {}).discard()
+    assert list(tmp_path.iterdir()) == []
+    Store.create(tmp_path / "runs" / "mine", {}).close()
+
+
+def test_a_discarded_study_leaves_what_was_there(tmp_path):
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    (tmp_path / "run" / "notes.txt").touch()
+    Store.create(tmp_path / "run", {}).discard()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["notes.txt", "weights"]
+    Store.create(tmp_path / "other", {}).close()
+    with Store.open(tmp_path / "other", write=True) as store:
+        store.discard()
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["weights"]
+
+
+def test_what_others_put_there_stays(tmp_path):
+    store = Store.create(tmp_path / "runs" / "mine", {})
+    (tmp_path / "runs" / "notes.txt").touch()
+    store.discard()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["notes.txt"]
+
+
 # The disk says no
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "run"])
+def test_a_file_in_the_way(tmp_path, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights").touch()
+    with pytest.raises(StoreError, match=rf"{tmp_path}/{place}/weights: a part of this path is a file; name a folder"):
+        Store.create(tmp_path / place, {})
 
 
 def test_a_full_disk_under_the_weights(store):

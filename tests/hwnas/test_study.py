@@ -194,7 +194,8 @@ def test_every_training_is_in_the_store(searched):
 
 def test_nothing_is_left_lying_about(searched):
     assert {path.name for path in searched.iterdir()} == {
-        *("front", "front.csv", "front.png", "latency.csv", "lock", "predict.py", "spec.yaml", "study.db", "weights")
+        *("data.txt", "front", "front.csv", "front.png", "latency.csv", ".latency.csv.lock", "lock", "predict.py"),
+        *("spec.yaml", "study.db", "weights"),
     }
     with Store.open(searched, write=True) as store:
         assert store.sweep({result.weights for _, result in store.trials()}) == 0

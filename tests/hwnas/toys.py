@@ -92,7 +92,8 @@ class Reporting(Progress):
         self.pipe = pipe
 
     def _show(self, status: Status) -> None:
-        self.pipe.send((status.phase, status.phase_done, status.trainings))
+        if status.generation is not None:
+            self.pipe.send((status.phase, status.phase_done, status.trainings))
 
 
 #: How a process ends that a training has killed, as the system does where memory is short.

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from latency.deployment import Deployment
@@ -112,11 +111,3 @@ def make_cnn() -> Callable[..., onnx.ModelProto]:
 @pytest.fixture
 def scripted() -> type[ScriptedRuntime]:
     return ScriptedRuntime
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -1,7 +1,29 @@
 import pytest
 
-from latency.deployment import Deployment, describe_processor, processor, usable_cores
+from latency.deployment import Deployment, describe_processor, granted_cores, processor, usable_cores
 from spaces.errors import LatencyError, SpecError
+
+
+def arm(*cores: tuple[str, str, str], features: str = "fp asimd evtstrm aes", tail: str = "") -> str:
+    """``/proc/cpuinfo`` of cores given by implementer, variant and part."""
+    return "".join(
+        f"processor\t: {i}\nBogoMIPS\t: 48.00\nFeatures\t: {features}\nCPU implementer\t: {implementer}\n"
+        f"CPU architecture: 8\nCPU variant\t: {variant}\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
+        for i, (implementer, variant, part) in enumerate(cores)
+    ) + tail  # fmt: skip
+
+
+GRAVITON_2 = arm(*[("0x41", "0x3", "0xd0c")] * 4)
+GRAVITON_3 = arm(*[("0x41", "0x1", "0xd40")] * 4, features="fp asimd evtstrm aes sve bf16 i8mm")
+RASPBERRY_PI_4 = arm(
+    *[("0x41", "0x0", "0xd08")] * 4,
+    tail="Revision\t: c03111\nSerial\t\t: 10000000abcdef01\nModel\t\t: Raspberry Pi 4 Model B Rev 1.1\n",
+)
+APPLE_M1 = arm(*[("0x61", "0x1", "0x022")] * 4, *[("0x61", "0x1", "0x023")] * 4)
+EPYC = (
+    "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\n"
+    "model name\t: AMD EPYC 7R13 Processor\nstepping\t: 1\nflags\t\t: fpu sse2 avx avx2 fma\n"
+)
 
 
 def test_key_is_a_file_name_and_says_everything():
@@ -47,6 +69,14 @@ def test_here_refuses_more_threads_than_cores():
         Deployment.here(threads=1000)
 
 
+@pytest.mark.parametrize(
+    ("cpu_max", "cores"),
+    [("max 100000\n", 8), ("200000 100000\n", 2), ("150000 100000", 1), ("20000 100000", 1), ("6400000 100000", 8)],
+)
+def test_a_quota_of_time_counts_as_cores(cpu_max, cores):
+    assert granted_cores(cpu_max, 8) == cores
+
+
 def test_cuda_without_a_gpu_is_an_error_that_says_what_to_do():
     import torch
 
@@ -63,6 +93,12 @@ def test_cuda_without_a_gpu_is_an_error_that_says_what_to_do():
         ("model name\t: AMD EPYC 7R13 Processor\nmodel\t: 1\nflags\t: avx avx2", "x86_64", "AMD EPYC 7R13 avx2"),
         ("model name: Intel(R) Xeon(R) Processor\nmodel: 143\nflags: avx512f", "x86_64", "Intel Xeon model 143 avx512"),
         ("processor : 0\nFeatures : fp asimd", "aarch64", "aarch64 neon"),
+        ("processor : 0\nmodel : 85\nflags : avx512f", "x86_64", "x86_64 model 85 avx512"),
+        (GRAVITON_2, "aarch64", "aarch64 41-d0c-3 neon"),
+        (GRAVITON_3, "aarch64", "aarch64 41-d40-1 neon"),
+        (RASPBERRY_PI_4, "aarch64", "Raspberry Pi 4 Model B Rev 1.1 41-d08-0 neon"),
+        (APPLE_M1, "aarch64", "aarch64 61-022-1 61-023-1 neon"),
+        (EPYC, "x86_64", "AMD EPYC 7R13 avx2"),
         (
             "model name: Intel(R) Core(TM)2 Duo CPU E8400 @ 3.00GHz\nflags: sse2",
             "x86_64",

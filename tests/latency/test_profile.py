@@ -60,6 +60,26 @@ def test_a_check_widens_what_was_predicted_too_narrow(scripted, tmp_path, make_c
     assert before.high_ms < report.networks["measured_ms"][0] <= after.high_ms * (1 + 1e-12)
 
 
+def test_a_check_lasts(scripted, tmp_path, make_cnn):
+    """Done once for a table, before the first training of a study; what comes later rests on it."""
+    runtime, path = scripted(), tmp_path / "table.csv"
+    table = LatencyTable.open(runtime, path, QUICK)
+    found = check(table, [make_cnn(width, 8) for width in range(4, 4 + 20)], rounds=2).check
+    assert UNCHECKED_LOW < found.low <= found.high < UNCHECKED_HIGH
+    later = LatencyTable.open(runtime, path)
+    latency = later.predict(make_cnn(40, 16))
+    assert later.header.check == found
+    assert (latency.low_ms, latency.high_ms) == pytest.approx((min(1, found.low) * latency.ms, found.high * latency.ms))
+
+
+def test_one_network_often_is_one_witness(scripted, tmp_path, make_cnn):
+    """Else twenty copies of a network that fits would speak for all others."""
+    table = LatencyTable.open(scripted(), tmp_path / "table.csv", QUICK)
+    report = check(table, [make_cnn(width, 8) for width in (4, 8)] * 10, rounds=2)
+    assert report.check.networks == len(report.networks) == 2
+    assert (report.check.low, report.check.high) == (UNCHECKED_LOW, UNCHECKED_HIGH)
+
+
 def test_a_check_on_the_real_runtime(tmp_path, make_cnn):
     runtime = OrtCpu(Deployment.here())
     models = [make_cnn(width, 16) for width in (4, 8, 16, 32)]
@@ -75,7 +95,12 @@ def test_a_check_on_the_real_runtime(tmp_path, make_cnn):
 
 @pytest.mark.parametrize(
     ("count", "rounds", "message"),
-    [(1, 2, "needs at least 2 networks, not 1"), (0, 2, "not 0"), (2, 1, "rounds=1, .*take at least 2")],
+    [
+        (1, 2, "needs at least 2 different networks, not 1"),
+        (3, 2, "not 1"),
+        (0, 2, "not 0"),
+        (2, 1, "rounds=1, .*take at least 2"),
+    ],
 )
 def test_checks_that_cannot_be(scripted, tmp_path, make_cnn, count, rounds, message):
     with pytest.raises(LatencyError, match=message):
@@ -85,7 +110,7 @@ def test_checks_that_cannot_be(scripted, tmp_path, make_cnn, count, rounds, mess
 def test_a_check_is_made_on_the_device(scripted, tmp_path, make_cnn):
     table = LatencyTable.open(scripted(here=False), tmp_path / "t.csv", QUICK)
     with pytest.raises(LatencyError, match=r"this machine is not ort-cpu on Scripted 1 neon .*run it there"):
-        check(table, [make_cnn(4, 8)] * 2)
+        check(table, [make_cnn(4, 8), make_cnn(8, 8)])
 
 
 def test_the_numbers_of_a_check():

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_every_kernel_of_a_network_can_be_timed_from_its_line_alone(make, make_c
         assert again == kernel
         for copies in (1, 3):
             assert 0 < make().kernel(again, copies)() < 1
+
+
+def test_the_long_name_of_onnx_own_operators(make, make_cnn):
+    """Some exporters write "ai.onnx" where others write nothing."""
+    model = make_cnn(12, 16)
+    wanted = Counter(make().lower(model))
+    for entry in (*model.opset_import, *model.graph.node):
+        entry.domain = "ai.onnx"
+    assert Counter(make().lower(model)) == wanted
+    assert 0 < make().network(model)() < 1
 
 
 def test_networks_run(make, make_cnn):
@@ -314,6 +325,36 @@ def test_constant_nodes_reach_the_eager_network(net):
     assert len(trace(model).steps) == 1
     (found,) = EagerNetwork(model, torch.device("cpu"))(torch.ones(1, 8))
     assert found.tolist() == [[2.0] * 8]
+
+
+@pytest.fixture
+def tf32():
+    """The settings of an application that trains with TF32."""
+    settings = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [setting.allow_tf32 for setting in settings]
+    for setting in settings:
+        setting.allow_tf32 = True
+    yield lambda: [setting.allow_tf32 for setting in settings]
+    for setting, value in zip(settings, before, strict=True):
+        setting.allow_tf32 = value
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_fp32_is_not_tf32(monkeypatch, tf32, fail):
+    seen = []
+
+    def relu(image):
+        seen.append(tf32())
+        if fail:
+            raise RuntimeError("out of memory")
+        return image
+
+    monkeypatch.setattr("latency.torchcuda.torch_function", lambda kernel: relu)
+    stopwatch = torch_on_cpu().kernel(Kernel.parse("Relu@14 1x8 -> 1x8"), 2)
+    with pytest.raises(RuntimeError, match="out of memory") if fail else nullcontext():
+        stopwatch()
+    assert seen == [[False, False]] * (1 if fail else 2)
+    assert tf32() == [True, True]
 
 
 @pytest.mark.gpu

@@ -109,6 +109,18 @@ def test_several_outputs(net):
     assert str(kernel) == "Split@13 1x3x8x8 w:i64:2=1x2 -> 1x1x8x8 1x2x8x8 axis=1"
 
 
+@pytest.mark.parametrize(("imported", "used"), [("ai.onnx", ""), ("", "ai.onnx"), ("ai.onnx", "ai.onnx")])
+def test_the_long_name_of_onnx_own_operators(net, imported, used):
+    writer = net()
+    model = writer.model(writer.conv("image", 3, 8), [1, 3, 8, 8], None)
+    (wanted,) = trace(model).kernels
+    model.opset_import[0].domain = imported
+    model.graph.node[0].domain = used
+    before = model.SerializeToString()
+    assert trace(model).kernels == [wanted]
+    assert model.SerializeToString() == before
+
+
 def test_unknown_operators_are_named(net):
     writer = net()
     writer.nodes.append(helper.make_node("Swirl", ["image"], ["y"], domain="org.example"))

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,9 +65,14 @@ def test_a_row_is_measured_once_and_then_frozen(table):
     assert table.frame.loc[str(TANH), "min_us"] == 1e6
 
 
-def test_a_kernel_is_never_free(table, make_cnn):
+def test_a_kernel_that_seems_free_never_enters_the_table(table):
+    table.extend([RELU])
+    before = table.path.read_bytes()
     table.runtime.seconds = lambda kernel: 0.0
-    assert table.predict(make_cnn(4, 8)).ms > 0
+    with pytest.raises(LatencyError, match="'Sigmoid@13 1x8 -> 1x8'"):
+        table.extend([SIGMOID])
+    assert table.path.read_bytes() == before
+    assert table.missing([SIGMOID]) == [SIGMOID]
 
 
 def test_without_a_check_the_interval_is_wide(table, make_cnn):
@@ -289,6 +295,21 @@ def test_a_folder_that_cannot_be_written(scripted, tmp_path):
         table.extend([RELU])
 
 
+def test_what_a_killed_writer_left_is_gone_after_the_next_write(table):
+    table.extend([RELU])
+    script = (
+        "import os, sys; from latency.tablefile import *; os.replace = lambda *_: os._exit(9); p = Path(sys.argv[1])"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", f"{script}; write(p, *read(p))", str(table.path)],
+        env={**os.environ, "PYTHONPATH": str(Path(latency.__file__).parents[1])},
+    )
+    assert killed.returncode == 9
+    assert len(list(table.path.parent.iterdir())) == 3
+    table.extend([SIGMOID])
+    assert {path.name for path in table.path.parent.iterdir()} == {"table.csv", ".table.csv.lock"}
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file(table, monkeypatch, step):
     table.extend([RELU])
@@ -370,6 +391,107 @@ def test_two_processes_lose_none_of_each_others_rows(tmp_path):
     _, frame = read(path)
     assert sorted(int(line.split("x")[-1]) for line in frame.index) == [*range(1, 16), *range(101, 116), 999]
     assert {float(answer) for answer in answers} == {frame.loc["Relu@14 1x999 -> 1x999", "min_us"]}
+
+
+@pytest.mark.parametrize("known", [RELU, None])
+def test_what_a_table_has_used_outlives_a_file_begun_anew(scripted, tmp_path, known):
+    """Someone clears the cache and measures other values; only what was never used here may come from there."""
+    path = tmp_path / "table.csv"
+    one = LatencyTable.open(scripted(seconds=lambda kernel: 1e-6), path, QUICK)
+    one.extend([RELU])
+    if known is None:  # read, not measured
+        one = LatencyTable.open(scripted(seconds=lambda kernel: 1e-6), path, QUICK)
+    path.unlink()
+    LatencyTable.open(scripted(seconds=lambda kernel: 2e-6), path, QUICK).extend([RELU, TANH])
+    one.extend([SIGMOID])
+    assert list(one.frame["min_us"]) == [1.0, 1.0, 2.0]
+    assert read(path)[1].equals(one.frame)
+
+
+# A study's own table beside the one all studies share.
+
+
+def opened(scripted, folder: Path, seconds: float, protocol: Protocol | None = QUICK) -> LatencyTable:
+    """A study's table, kept in its folder, on a machine where kernels take so long at the moment."""
+    runtime = scripted(seconds=lambda kernel: seconds)
+    return LatencyTable.open(runtime, folder / "run" / "latency.csv", protocol, shared=folder / "cache" / "table.csv")
+
+
+def test_a_study_takes_over_what_it_needs_and_gives_what_it_measures(scripted, tmp_path):
+    LatencyTable.open(scripted(seconds=lambda kernel: 1e-6), tmp_path / "cache" / "table.csv", QUICK).extend(
+        [RELU, TANH]
+    )
+    study = opened(scripted, tmp_path, 2e-6)
+    seen = []
+    assert study.extend([SIGMOID, RELU], lambda *step: seen.append(step)) == 1
+    assert seen == [(1, 1)]
+    assert study.runtime.asked == ["Sigmoid"] * 2 * 3  # one copy and several, in three passes
+    assert dict(study.frame["min_us"]) == {str(RELU): 1.0, str(SIGMOID): 2.0}
+    assert read(study.path)[1].equals(study.frame)
+    assert dict(read(tmp_path / "cache" / "table.csv")[1]["min_us"]) == {
+        str(RELU): 1.0, str(SIGMOID): 2.0, str(TANH): 1.0
+    }  # fmt: skip
+    assert study.snapshot() == opened(scripted, tmp_path, 9e-6).snapshot()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_studys_rows_outlive_the_cache(scripted, tmp_path, resumed):
+    study = opened(scripted, tmp_path, 1e-6)
+    study.extend([RELU])
+    shutil.rmtree(tmp_path / "cache")
+    opened(scripted, tmp_path / "other", 2e-6).extend([RELU, SIGMOID])
+    shutil.copytree(tmp_path / "other" / "cache", tmp_path / "cache")
+    if resumed:
+        study = opened(scripted, tmp_path, 3e-6)
+    study.extend([RELU, SIGMOID, TANH])
+    assert study.frame.loc[str(RELU), "min_us"] == 1.0
+    assert read(study.path)[1].equals(study.frame)
+
+
+def test_a_check_is_the_studys_own(scripted, tmp_path):
+    """It speaks of networks of one space; the next study may search another."""
+    study = opened(scripted, tmp_path, 1e-6)
+    study.extend([RELU])
+    study.record(CHECK)
+    study.extend([TANH])
+    assert opened(scripted, tmp_path, 1e-6).header.check == CHECK
+    assert read(tmp_path / "cache" / "table.csv")[0].check is None
+
+
+def test_a_studys_table_goes_on_with_one_protocol(scripted, tmp_path):
+    """A new one measures as the shared one does, whose rows it takes; one that measured otherwise goes on alone."""
+    shared = LatencyTable.open(scripted(), tmp_path / "cache" / "table.csv", QUICK)
+    shared.extend([RELU])
+    study = opened(scripted, tmp_path, 1e-6, protocol=None)
+    study.extend([RELU])
+    assert study.header.protocol == QUICK
+    assert study.runtime.asked == []
+    shared.path.unlink()
+    opened(scripted, tmp_path, 1e-6, protocol=None).extend([TANH])
+    assert read(shared.path)[0].protocol == QUICK  # a shared one begun anew follows the study's
+    shared.path.unlink()
+    longer = LatencyTable.open(scripted(seconds=lambda kernel: 5e-6), shared.path, Protocol(passes=4, kernel_ms=0.01))
+    longer.extend([SIGMOID])
+    again = opened(scripted, tmp_path, 1e-6)
+    again.extend([SIGMOID])
+    assert again.frame.loc[str(SIGMOID), ["min_us", "passes"]].tolist() == [1.0, 3]
+    assert read(longer.path)[1].equals(longer.frame)
+
+
+def test_a_shared_table_of_another_device_is_refused(scripted, tmp_path):
+    LatencyTable.open(scripted(Deployment("ort-cpu", "Board neon")), tmp_path / "cache" / "table.csv").extend([RELU])
+    with pytest.raises(TableError, match=r"is of ort-cpu on Board neon .*, not of ort-cpu on Scripted 1 neon"):
+        opened(scripted, tmp_path, 1e-6)
+
+
+def test_a_shared_table_of_a_device_elsewhere_is_the_one_to_extend(scripted, tmp_path):
+    board = tmp_path / "board.csv"
+    LatencyTable.open(scripted(), board, QUICK).extend([RELU])
+    study = LatencyTable.open(scripted(here=False), tmp_path / "latency.csv", shared=board)
+    study.extend([RELU])
+    with pytest.raises(MissingKernel, match=rf"the table {board} lacks 1 kernels.*-o {board}"):
+        study.extend([RELU, SIGMOID])
+    assert list(study.frame.index) == [str(RELU)]
 
 
 # With the real runtime.

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 
 from latency.kernels import Kernel
 from latency.timing import Measured, Protocol, measure_many, repeat, time_kernels
-from spaces.errors import SpecError
+from spaces.errors import LatencyError, SpecError
 
 QUICK = Protocol(passes=3, kernel_ms=0.01, network_ms=0.01)
 RELU = Kernel.parse("Relu@14 1x8 -> 1x8")
@@ -22,9 +24,23 @@ def test_what_a_call_costs_is_left_out(scripted, seconds):
     assert (timing.spread, timing.passes) == (pytest.approx(0, abs=1e-3), 3)
 
 
-def test_a_kernel_is_never_free(scripted):
-    (timing,) = time_kernels(scripted(seconds=lambda kernel: 0.0), [RELU], QUICK)
-    assert timing.min_us == timing.median_us == 0.001
+@pytest.mark.parametrize("seconds", [0.0, 1e-10, -1e-8, math.nan])
+def test_a_kernel_that_takes_no_time_is_an_error(scripted, seconds):
+    """As a row it would be free for ever."""
+    runtime = scripted(seconds=lambda kernel: 1e-6 if kernel.op == "Relu" else seconds)
+    with pytest.raises(
+        LatencyError,
+        match=r"'Sigmoid@13 1x8 -> 1x8' could not be timed: 65 of it took no longer than one, in 5 attempts; try again",
+    ):
+        time_kernels(runtime, [RELU, SIGMOID], QUICK)
+    assert runtime.asked == ["Relu"] * 2 + ["Sigmoid"] * 2 * 5
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1e-8, math.nan])
+def test_a_measurement_that_noise_has_spoiled_is_repeated(scripted, wrong):
+    found = iter([wrong, wrong, wrong, wrong, 2e-6, 2e-6])  # one copy and several, three times
+    (timing,) = time_kernels(scripted(seconds=lambda kernel: next(found)), [RELU], Protocol(passes=1, kernel_ms=0.01))
+    assert timing.min_us == pytest.approx(2.0)
 
 
 def test_minimum_median_and_spread_are_those_of_the_passes(scripted):

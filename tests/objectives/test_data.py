@@ -168,7 +168,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(pets):
     cut = (pets / "cat" / "0.png").read_bytes()[:100]
     (pets / "cat" / "cut.png").write_bytes(cut)
     data = load_data(pets)
-    assert {name for name, _ in data.report.unreadable} == {"cat/notes.txt", "dog/gone.png", "cat/cut.png"}
+    assert [name for name, _ in data.report.unreadable] == ["cat/cut.png", "cat/notes.txt", "dog/gone.png"]
     assert sum(map(sum, data.report.counts.values())) == 60
     (sentence,) = (sentence for sentence in data.report.warnings if "unreadable" in sentence)
     assert sentence.startswith("3 unreadable files left out: ")
@@ -197,29 +197,32 @@ def test_the_same_picture_in_two_splits_is_reported(tmp_path):
 def test_large_data_is_streamed_and_read_once(pets, tmp_path, monkeypatch):
     inside = load_data(pets)
     total = 60 * 3 * 8 * 8
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("objectives.data.free_memory", lambda: 2 * total)
-    assert not load_data(pets, cache_dir=tmp_path / "cache").streamed
+    assert not load_data(pets).streamed
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr("objectives.data.free_memory", lambda: 2 * total - 2)
-    mapped = load_data(pets, cache_dir=tmp_path / "cache")
+    mapped = load_data(pets)
     assert mapped.streamed
-    assert f"larger than half of the free memory: streamed from {tmp_path}/cache/images" in mapped.report.lines()
+    assert f"larger than half of the free memory: streamed from {tmp_path}/cache/hwnas/images" in mapped.report.lines()
     assert torch.equal(inside.train.images, mapped.train.images)
     assert torch.equal(inside.val.labels, mapped.val.labels)
     assert (inside.mean, inside.std, inside.fingerprint) == (mapped.mean, mapped.std, mapped.fingerprint)
     assert inside.report.duplicates == mapped.report.duplicates
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.u8")}
     assert len(written) == 3
-    assert torch.equal(load_data(pets, cache_dir=tmp_path / "cache").test.images, mapped.test.images)
+    assert torch.equal(load_data(pets).test.images, mapped.test.images)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.u8")} == written
 
 
 def test_progress_reaches_its_total_also_when_nothing_is_read(pets, tmp_path, monkeypatch):
     monkeypatch.setattr("objectives.data.free_memory", lambda: 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for _ in range(2):
-        seen: list[tuple[int, int]] = []
-        load_data(pets, cache_dir=tmp_path, progress=lambda done, total, seen=seen: seen.append((done, total)))
-        assert seen[-1] == (60, 60)
+        seen: list[tuple[str, int, int]] = []
+        load_data(pets, progress=lambda *moment, seen=seen: seen.append(moment))
+        assert ("looking at images", 60, 60) in seen
+        assert seen[-1] == ("reading images", 60, 60)
         assert seen == sorted(seen)
 
 

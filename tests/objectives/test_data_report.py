@@ -34,9 +34,8 @@ def test_good_data_has_no_warnings():
     assert GOOD.warnings == ()
     assert GOOD.imbalance == 1.5
     assert GOOD.lines() == [
-        "pets: 2 classes, 1,500 train, 1,000 val, 100 test images",
-        "channels x height x width: 3 x 32 x 32 (stored: 40 x 30 to 400 x 300 pixels)",
-        "training images of a class: 600 to 900",
+        "pets: 2 classes, 3x32x32: 1,500 train, 1,000 val, 100 test",
+        "training images of a class: 600 to 900 (imbalance 1.5)",
         "standard error of the validation accuracy: at most 1.58%, 0.95% at 90 %",
     ]
 
@@ -72,10 +71,34 @@ def test_grey_data_of_one_channel_is_as_it_should_be():
     assert replace(GOOD, grey=True, shape=(1, 32, 32)).warnings == ()
 
 
-def test_lines_end_with_the_warnings_and_name_the_folder():
-    lines = replace(GOOD, notes=("A note.",), folder=Path("/cache"), largest=(40, 30)).lines()
-    assert "(stored: 40 x 30 pixels)" in lines[1]
-    assert lines[-2:] == ["larger than half of the free memory: streamed from /cache", "warning: A note."]
+def test_lines_name_the_folder_that_is_streamed_from():
+    streamed = replace(GOOD, folder=Path("/cache"))
+    assert streamed.lines() == [*GOOD.lines(), "larger than half of the free memory: streamed from /cache"]
+
+
+def test_the_text_is_complete():
+    unreadable = tuple(Unreadable(f"{i:02}.jpg", "cut") for i in range(24))
+    duplicates = tuple((Place("train", f"{i}.png"), Place("val", f"{i}b.png")) for i in range(7))
+    report = replace(GOOD, unreadable=unreadable, duplicates=duplicates)
+    facts, warnings, classes, files, pictures = (part.splitlines() for part in report.text().split("\n\n"))
+    assert facts == [*GOOD.lines(), "stored images: 40 x 30 to 400 x 300 pixels"]
+    assert warnings == ["Warnings", *report.warnings]
+    assert warnings[1].endswith("04.jpg (cut) and 19 more.")
+    assert [line.split() for line in classes] == [
+        ["class", "train", "val", "test"],
+        ["cat", "900", "600", "60"],
+        ["dog", "600", "400", "40"],
+    ]
+    assert files == ["Unreadable files, left out", *(f"{i:02}.jpg: cut" for i in range(24))]
+    assert pictures == ["Pictures in several splits", *(f"{i}.png (train) = {i}b.png (val)" for i in range(7))]
+
+
+def test_the_text_on_good_data_is_short():
+    text = replace(GOOD, largest=(40, 30)).text()
+    assert "stored images: 40 x 30 pixels" in text
+    assert text.split("\n\n")[1] == "Warnings\nnone"
+    assert "Unreadable" not in text
+    assert "Pictures" not in text
 
 
 def test_long_lists_are_shortened():

@@ -62,9 +62,10 @@ def test_digits():
 @pytest.mark.parametrize(
     ("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
 )
-def test_idx_files_in_torchvisions_layout(tmp_path, name, kind):
+def test_idx_files_in_torchvisions_layout(tmp_path, monkeypatch, name, kind):
+    monkeypatch.setenv("HWNAS_DATA", str(tmp_path / "mine"))
     images = write_idx(tmp_path / "mine" / kind / "raw")
-    found = list_dataset(name, root=tmp_path / "mine")
+    found = list_dataset(name)
     theirs = getattr(torchvision.datasets, kind)(tmp_path / "mine", train=False)
     assert found.classes == tuple(theirs.classes)
     assert np.array_equal(np.stack(found.parts["test"].sources), theirs.data)
@@ -81,9 +82,9 @@ def test_gzipped_idx_files_in_debians_layout(tmp_path):
 def test_places_come_in_order(tmp_path, monkeypatch):
     monkeypatch.setenv("HWNAS_DATA", str(tmp_path / "env"))
     counts = {}
-    for place, count in (("cache/hwnas/datasets", 10), ("data", 20), ("env", 30), ("root", 40)):
+    for place, count in (("system", 10), ("cache/hwnas/datasets", 20), ("data", 30), ("env", 40)):
         write_idx(tmp_path / place / "mnist", count=count)
-        counts[place] = len(list_dataset("mnist", root=tmp_path / "root").parts["train"])
+        counts[place] = len(list_dataset("mnist").parts["train"])
     assert list(counts.values()) == [10, 20, 30, 40]
 
 
@@ -149,19 +150,21 @@ def test_svhn_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
-def test_absent_says_where_it_was_looked_for_and_what_to_do(tmp_path, name):
+def test_absent_says_where_it_was_looked_for_and_what_to_do(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HWNAS_DATA", str(tmp_path / "mine"))
     with pytest.raises(DataError) as error:
-        list_dataset(name, root=tmp_path / "mine")
+        list_dataset(name)
     places = f"{tmp_path}/mine, data, {tmp_path}/cache/hwnas/datasets, {tmp_path}/system"
     assert str(error.value).startswith(f"{name} is in none of {places}: allow its download, or put ")
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_refused_download_says_where_to_put_the_files(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HWNAS_DATA", str(tmp_path / "mine"))
     nobody = "http://127.0.0.1:9/"  # a port where nothing listens
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [nobody])
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", nobody)
     with pytest.raises(
         DataError, match=rf"{name} cannot be fetched \(.*refused.*\): put .* into {tmp_path}/mine by hand"
     ):
-        list_dataset(name, root=tmp_path / "mine", download=True)
+        list_dataset(name, download=True)

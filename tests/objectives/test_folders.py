@@ -48,6 +48,33 @@ def test_hidden_things_are_ignored_and_links_followed(tmp_path):
     assert list(found.parts["train"].names) == ["a/1.jpg", "b/3", "b/5.jpg", "c/4.jpg"]
 
 
+@pytest.mark.parametrize("up", ["..", "../..", "{root}", "{root}/..", "."])
+def test_a_link_upwards_brings_no_images_of_other_classes(tmp_path, up):
+    root = tree(tmp_path / "root", "cat/1.jpg", "cat/deep/2.jpg", "dog/3.jpg")
+    (root / "cat" / "deep" / "up").symlink_to(up.format(root=root))
+    found = list_folder(root)
+    assert list(found.parts["train"].names) == ["cat/1.jpg", "cat/deep/2.jpg", "dog/3.jpg"]
+    assert found.notes == ("not used, being pipes, devices or folders met before: cat/deep/up.",)
+
+
+@pytest.mark.parametrize("up", ["{store}", "{root}"])
+def test_a_link_out_of_a_linked_class_and_up_again(tmp_path, up):
+    store, root = tree(tmp_path / "store", "cat/1.jpg", "other/2.jpg"), tree(tmp_path / "root", "dog/3.jpg")
+    (store / "cat" / "up").symlink_to(up.format(store=store, root=root))
+    (root / "cat").symlink_to(store / "cat")
+    assert list(list_folder(root).parts["train"].names) == ["cat/1.jpg", "dog/3.jpg"]
+
+
+def test_pipes_and_devices_are_named_and_not_opened(tmp_path):
+    tree(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg")
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")
+    (tmp_path / "b" / "zeros.jpg").symlink_to("/dev/zero")
+    (tmp_path / "b" / "nowhere.jpg").symlink_to("nothing")
+    found = list_folder(tmp_path)
+    assert list(found.parts["train"].names) == ["a/1.jpg", "b/1.jpg", "b/2.jpg", "b/nowhere.jpg"]
+    assert found.notes == ("not used, being pipes, devices or folders met before: a/pipe.jpg, b/zeros.jpg.",)
+
+
 def test_classes_may_be_called_train_and_test(tmp_path):
     assert list_folder(tree(tmp_path, "train/1.jpg", "test/2.jpg", "bus/3.jpg")).classes == ("bus", "test", "train")
 
@@ -92,7 +119,7 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path):
         ),
         (["train/a/1", "train/b/1", "test/a/1"], "test lacks classes that .*train has: b; add images"),
         (["train/a/1", "train/b/1", "val/a/1", "val/b/1", "valid/a/1"], "has both val and valid: keep one val folder"),
-        (["a/1", "b/.gitkeep"], r"class 'b' is an empty folder \(.*/b\): add images, or remove it"),
+        (["a/1", "b/.gitkeep"], r"class 'b' is a folder without files \(.*/b\): add images, or remove it"),
     ],
 )
 def test_refused_with_a_sentence(tmp_path, files, message):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from objectives import pixels
-from objectives.pixels import fingerprint, map_pixels, read_headers, read_pixels, user_cache
+from objectives.pixels import fingerprint, map_pixels, read_headers, read_pixels
 from spaces.errors import DataError
 
 
@@ -192,13 +192,5 @@ def test_no_space_is_a_sentence_before_any_work(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(files, tmp_path):
     (tmp_path / "cache").write_text("a file in the way")
-    with pytest.raises(DataError, match=r"cannot be kept in .*cache: File exists: free some space, name another cache"):
+    with pytest.raises(DataError, match=r"cannot be kept in .*cache: File exists: free some space, move the cache"):
         map_pixels(files, 6, 3, tmp_path / "cache")
-
-
-def test_the_cache_is_where_the_desktop_says(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert user_cache() == Path("/somewhere/hwnas")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert user_cache() == Path("/home/someone/.cache/hwnas")

@@ -262,6 +262,11 @@ def test_to_float_keeps_the_pixels_in_either_order():
 # Schedule
 
 
+def test_a_constant_learning_rate():
+    recipe = Recipe(lr=0.3, schedule="constant", warmup=0.25)
+    assert {learning_rate(recipe, progress) for progress in (0.001, 0.2, 0.9, 1.0)} == {0.3}
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
 def test_learning_rate_stays_in_bounds_and_ends_near_zero(schedule):
     recipe = Recipe(lr=0.3, schedule=schedule, warmup=0.25)
@@ -321,11 +326,12 @@ def test_average_follows_weights_and_statistics(digits):
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in done.ema.items())
 
 
-def test_an_inherited_average_is_moved_by_its_decay_from_the_first_step(digits):
+@pytest.mark.parametrize(("seen", "decay"), [(1000, 0.9), (2, 3 / 12)])
+def test_an_average_that_rests_on_few_steps_moves_fast(digits, seen, decay):
     net = small_net()
     start = {"8.bias": torch.full((10,), 3.0)}
-    done = train(net, part(digits[0], 32), replace(PLAIN, epochs=1, batch_size=32, ema=0.9), ema=start)
-    torch.testing.assert_close(done.ema["8.bias"], 0.9 * start["8.bias"] + 0.1 * net[8].bias.detach())
+    done = train(net, part(digits[0], 32), replace(PLAIN, epochs=1, batch_size=32, ema=0.9), ema=start, seen=seen)
+    torch.testing.assert_close(done.ema["8.bias"], decay * start["8.bias"] + (1 - decay) * net[8].bias.detach())
     assert torch.equal(start["8.bias"], torch.full((10,), 3.0))
 
 
@@ -501,7 +507,7 @@ def test_data_that_cannot_be_trained_on_is_refused(split, message):
         ("lr", math.inf, "> 0"),
         ("momentum", 1.0, r"in \[0, 1\)"),
         ("weight_decay", -1e-4, ">= 0"),
-        ("schedule", "step", "'cosine' or 'one-cycle'"),
+        ("schedule", "step", "'constant', 'cosine' or 'one-cycle'"),
         ("warmup", 1.0, r"in \[0, 1\)"),
         ("label_smoothing", 1.5, r"in \[0, 1\)"),
         ("shift", -0.1, r"in \[0, 1\)"),
@@ -528,6 +534,19 @@ class Clock:
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
 
+def test_slow_steps_are_measured_but_once(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    clock = Clock(monkeypatch)
+    tried = []
+
+    def step() -> None:
+        tried.append(torch.get_num_threads())
+        clock.now += 2.0
+
+    assert best_threads(step) == 1
+    assert tried == [1, 1, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("seconds", "best"),
     [
@@ -544,8 +563,8 @@ def test_best_threads_prefers_the_fewest_that_are_not_much_slower(monkeypatch, s
 
     def step() -> None:
         tried.append(torch.get_num_threads())
-        hiccup = 100.0 if len(tried) == 2 else 0.0  # a busy moment, timed, which the median must not see
-        clock.now += seconds[tried[-1]] + hiccup
+        hiccup = 0.1 if len(tried) == 2 else 0.0  # a busy moment, timed, which the median must not see
+        clock.now += seconds[tried[-1]] / 1000 + hiccup
 
     assert best_threads(step) == best
     assert tried == [1, 1, 2, 2, 4, 4, 6, 6] * 5
