@@ -6,6 +6,7 @@ limits, 130 that the command was interrupted. Anything else is a bug, and shows 
 
 import errno
 import json
+import os
 import re
 import shlex
 import sys
@@ -68,6 +69,9 @@ class Commands(TyperGroup):
         """Run a command; an error of the user's or the machine's ends it with a sentence and exit code 2."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+            raise typer.Exit from error
         except (HwnasError, OSError) as error:
             if ctx.params["debug"]:
                 traceback.print_exc()
@@ -196,7 +200,7 @@ def _show_run(run: Path) -> None:
     out.print(report.table(manifest))
     out.print(f"\n{_count(len(manifest.models), 'model')} in {run / manifests.FRONT}; see also front.csv and front.png")
     if manifest.not_trained:
-        out.print(f"{len(manifest.not_trained)} more were not finished; the manifest says why")
+        out.print(f"{_count(len(manifest.not_trained), 'network')} not trained to the end; the manifest says why")
     if example := report.example_limit(manifest):
         out.print(f"Choose one:  hwnas select {shlex.quote(str(run))} --max {example}", soft_wrap=True)
 

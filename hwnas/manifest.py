@@ -113,7 +113,7 @@ class Model(Network):
 
 
 class NotTrained(_Record):
-    """A candidate of the final front that the budget did not reach, or that failed, and why."""
+    """A network of the final front that was not trained to the end, or whose file failed its checks, and why."""
 
     id: str
     reason: str
@@ -130,7 +130,7 @@ class Manifest(_Record):
         seed: of the study.
         wall_seconds: of the whole run, resumed parts included.
         classes: names in the order of the logits.
-        not_trained: members of the front that have no file.
+        not_trained: networks of the front that stayed as the search left them, or that have no file.
         data: name of the data set, for titles.
         metric: ``accuracy`` or ``balanced-accuracy``.
         limits: the search's own, in base units (milliseconds, counts, bytes), by objective.

@@ -101,6 +101,26 @@ def format_quantity(objective: str, value: float) -> str:
     return min((text for text in texts if _value(text, units) == value), key=len)
 
 
+def round_quantity(objective: str, value: float) -> str:
+    """The value in three digits and the largest unit that it reaches, to be read by people.
+
+    Raises:
+        SpecError: the objective is unknown.
+
+    >>> [round_quantity("params", count) for count in (905, 2834, 45_213, 999_999, 0)]
+    ['905', '2.83k', '45.2k', '1M', '0']
+    >>> round_quantity("latency", 0.51234), round_quantity("error", 0.0512)
+    ('512us', '5.12%')
+    """
+    rounded = Decimal(f"{value:.3g}")
+    units = _UNITS[_base(objective)]
+    if not rounded:
+        return "0"
+    reached = {unit: factor for unit, factor in units.items() if factor <= rounded} or units
+    unit = max(reached, key=reached.__getitem__) if reached is not units else min(units, key=units.__getitem__)
+    return f"{(rounded / units[unit]).normalize():f}{unit}"
+
+
 def parse_count(text: str | float) -> int:
     """A whole number meant by a text like `5000` or `200k`.
 

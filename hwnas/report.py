@@ -13,7 +13,7 @@ from rich.text import Text
 from hwnas import manifest as manifests
 from hwnas.manifest import Manifest, Model, Network
 from hwnas.plot import Point, draw
-from hwnas.quantities import format_quantity
+from hwnas.quantities import format_quantity, round_quantity
 from hwnas.selection import Choice, Selection
 from spaces.errors import SpecError, StoreError
 
@@ -85,7 +85,8 @@ def table(manifest: Manifest) -> Table:
     devices = manifest.devices()
     grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
     grid.add_column("network", no_wrap=True)
-    for header in ["val %", "±", "test %", *(_latency_header(device, devices) for device in devices), "params", "MACs"]:
+    latencies = [_latency_header(device, devices) for device in devices]
+    for header in ["val %", "±", "test %", *latencies, "params", "MACs", "epochs"]:
         grid.add_column(header, justify="right", no_wrap=True)
     grid.add_column("", overflow="fold")
     for network in _ordered(manifest):
@@ -97,21 +98,13 @@ def table(manifest: Manifest) -> Table:
             f"{accuracy.val_stderr:.2%}".rstrip("%"),
             "-" if accuracy.test is None else f"{accuracy.test:.2%}".rstrip("%"),
             *(milliseconds(network, device) for device in devices),
-            quantity("params", network.params),
-            quantity("macs", network.macs),
+            f"{network.params:,}",
+            round_quantity("macs", network.macs),
+            f"{network.epochs:.3g}",
             _remark(network),
             style="" if front else "dim",
         )
     return grid
-
-
-def quantity(name: str, value: float) -> str:
-    """A value of an objective in three digits, with a unit.
-
-    >>> quantity("params", 45_213), quantity("macs", 999_999), quantity("latency", 0.51234), quantity("macs", 0)
-    ('45.2k', '1M', '512us', '0')
-    """
-    return format_quantity(name, float(f"{value:.3g}")) if value else "0"
 
 
 def milliseconds(network: Network, device: str) -> str:
@@ -138,7 +131,7 @@ def example_limit(manifest: Manifest) -> str | None:
         name, values = "params", [float(model.params) for model in manifest.models]
     middle = sorted(values)[len(values) // 2]
     step = 10.0 ** (math.floor(math.log10(middle)) - 1)
-    return f"{name}={quantity(name, math.ceil(middle / step) * step)}"
+    return f"{name}={format_quantity(name, math.ceil(middle / step) * step)}"
 
 
 def selection_lines(selection: Selection, folder: Path) -> list[str]:
@@ -148,7 +141,7 @@ def selection_lines(selection: Selection, folder: Path) -> list[str]:
         selection: What `select` found.
         folder: Where the files are.
     """
-    limits = ", ".join(f"{_short(name)} <= {quantity(name, bound)}" for name, bound in selection.limits.items())
+    limits = ", ".join(f"{_short(name)} <= {format_quantity(name, bound)}" for name, bound in selection.limits.items())
     if selection.best is None:
         lines = [f"nothing fits {limits}"]
         if selection.nearest_miss:
@@ -160,6 +153,14 @@ def selection_lines(selection: Selection, folder: Path) -> list[str]:
         lines += _choice_lines("cheaper", selection.cheaper, selection, folder)
     if selection.better:
         lines += _choice_lines("better", selection.better, selection, folder)
+    if (rival := selection.reference) is not None:
+        accuracy = selection.best.model.accuracy
+        gain = rival.accuracy.val - accuracy.val
+        sure = "within" if gain <= accuracy.val_stderr else "beyond"
+        lines += [
+            f"note     the reference {rival.id} keeps the limits too, with {rival.accuracy.val:.2%} on validation "
+            f"({100 * gain:+.2f} points, {sure} the standard error): the search may need a larger budget"
+        ]
     return lines
 
 
@@ -177,6 +178,7 @@ def selection_json(selection: Selection, folder: Path) -> dict[str, object]:
         "cheaper": choice(selection.cheaper),
         "better": choice(selection.better),
         "nearest_miss": choice(selection.nearest_miss),
+        "reference": None if selection.reference is None else selection.reference.model_dump(mode="json"),
     }
 
 
@@ -237,8 +239,9 @@ def _choice_lines(role: str, choice: Choice, selection: Selection, folder: Path)
         change = f" ({cost / best.costs[name] - 1:+.0%})" if best and best.costs[name] and name != "error" else ""
         bound = selection.limits.get(name)
         over = f", {cost / bound:.3g} times the limit" if bound and cost > bound else ""
-        facts.append(f"{_short(name)} {quantity(name, cost)}{change}{over}")
-    facts += [f"{quantity('params', choice.model.params)} params"] if "params" not in choice.costs else []
+        tail = " (95th percentile)" if selection.percentile == 95 and name.startswith("latency") else ""
+        facts.append(f"{_short(name)} {round_quantity(name, cost)}{tail}{change}{over}")
+    facts += [f"{round_quantity('params', choice.model.params)} params"] if "params" not in choice.costs else []
     facts += [f"over the search's own limit on {name}" for name in choice.model.over_limits]
     return [f"{role:<8} {folder / choice.model.file}", f"{'':<8} {'; '.join(facts)}"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwnas.hints import did_you_mean
-from hwnas.manifest import Latency, Manifest, Model
+from hwnas.manifest import Latency, Manifest, Model, Network
 from spaces.errors import SpecError
 
 QUANTITIES = ("error", "params", "macs", "peak_memory")
@@ -48,6 +48,8 @@ class Selection:
         cheaper: most accurate of those that use less of the limits than `best`.
         better: of those more accurate than `best`, the one that exceeds the limits least.
         nearest_miss: where nothing fits, the one that exceeds the limits least.
+        reference: the most accurate stock network that keeps the limits, if it is more accurate than `best`.
+        percentile: of latency.
     """
 
     limits: dict[str, float]
@@ -55,6 +57,8 @@ class Selection:
     cheaper: Choice | None = None
     better: Choice | None = None
     nearest_miss: Choice | None = None
+    reference: Network | None = None
+    percentile: Percentile = 50
 
 
 def select(
@@ -90,11 +94,26 @@ def select(
     anew = {name.partition(".")[0] for name in limits}
     fitting = [choice for choice in choices if choice.excess <= 1 and anew.issuperset(choice.model.over_limits)]
     if not fitting:
-        return Selection(bounds, None, nearest_miss=min(choices, key=lambda choice: (choice.excess, *_merit(choice))))
+        nearest = min(choices, key=lambda choice: (choice.excess, *_merit(choice)))
+        return Selection(bounds, None, nearest_miss=nearest, percentile=percentile)
     best = min(fitting, key=_merit)
     cheaper = min((choice for choice in fitting if choice.use < best.use), key=_merit, default=None)
     better = [choice for choice in choices if choice.model.accuracy.val > best.model.accuracy.val]
-    return Selection(bounds, best, cheaper, min(better, key=_thrift, default=None))
+    ahead = _ahead(manifest, best.model.accuracy.val, bounds, percentile)
+    return Selection(
+        bounds, best, cheaper, min(better, key=_thrift, default=None), reference=ahead, percentile=percentile
+    )
+
+
+def _ahead(manifest: Manifest, accuracy: float, bounds: Mapping[str, float], percentile: Percentile) -> Network | None:
+    """The best of the references that are known to keep the limits, if it is more accurate."""
+
+    def fits(network: Network) -> bool:
+        values = [(_known(network, name, percentile), bound) for name, bound in bounds.items()]
+        return all(value is not None and value <= bound for value, bound in values)
+
+    rivals = [one for one in manifest.references if one.accuracy.val > accuracy and fits(one)]
+    return max(rivals, key=lambda one: one.accuracy.val, default=None)
 
 
 def _choice(model: Model, costs: Mapping[str, float], bounds: Mapping[str, float], percentile: Percentile) -> Choice:
@@ -108,16 +127,21 @@ def _choice(model: Model, costs: Mapping[str, float], bounds: Mapping[str, float
 
 
 def _value(model: Model, name: str, percentile: Percentile) -> float:
-    value: float | None
-    if name.startswith(_LATENCY):
-        latency = model.latency.get(name.removeprefix(_LATENCY), Latency())
-        value = latency.p95_ms if percentile == 95 else latency.p50_ms or latency.high_ms
-    else:
-        value = 1 - model.accuracy.val if name == "error" else getattr(model, name)
+    value = _known(model, name, percentile)
     if value is None:
         wanted = f"the {percentile}th percentile of {name}" if percentile == 95 else name
         raise SpecError(f"{model.file} has no value for {wanted} in the manifest, so no limit on it can be checked")
-    return float(value)
+    return value
+
+
+def _known(network: Network, name: str, percentile: Percentile) -> float | None:
+    value: float | None
+    if name.startswith(_LATENCY):
+        latency = network.latency.get(name.removeprefix(_LATENCY), Latency())
+        value = latency.p95_ms if percentile == 95 else latency.p50_ms or latency.high_ms
+    else:
+        value = 1 - network.accuracy.val if name == "error" else getattr(network, name)
+    return None if value is None else float(value)
 
 
 def _full_name(name: str, manifest: Manifest, device: str | None) -> str:

@@ -359,6 +359,8 @@ class Spec(_Section):
             record = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
         except FileNotFoundError:
             raise SpecError(f"there is no file {path}; without a file, the defaults hold") from None
+        except IsADirectoryError:
+            raise SpecError(f"{path} is a folder, not a specification; images are named by --data {path}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"{path} cannot be read as text: {error}") from error
         except yaml.MarkedYAMLError as error:

@@ -83,3 +83,36 @@ def test_without_arguments_it_says_how_to_call_it(tmp_path: Path) -> None:
     done = predict(tmp_path)
     assert done.returncode == 1
     assert "python predict.py MODEL.onnx IMAGE" in done.stderr
+
+
+def test_what_is_no_image_is_named_and_the_others_are_labelled(pixel_model: tuple[Path, int], tmp_path: Path) -> None:
+    model, _ = pixel_model
+    good = kinds_of_images(tmp_path)[0]
+    (tmp_path / "text.png").write_text("no image")
+    done = predict(tmp_path, str(model), "text.png", "missing.png", str(good))
+    assert done.returncode == 1
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [str(good)]
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["text.png", "missing.png"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("image.png", "is no .onnx file; the model comes first"), ("no.onnx", "there is no file")]
+)
+def test_what_is_no_model_is_said(tmp_path: Path, model: str, message: str) -> None:
+    done = predict(tmp_path, model, "a.png")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(pixel_model: tuple[Path, int], tmp_path: Path) -> None:
+    model, _ = pixel_model
+    image = kinds_of_images(tmp_path)[0]
+    script = report.copy_predict(tmp_path)
+    command = [sys.executable, "-u", str(script), str(model), *[str(image)] * 50]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""

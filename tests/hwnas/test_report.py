@@ -61,7 +61,7 @@ def test_table_marks_references_predictions_and_broken_limits(manifest: Manifest
     assert [line.split()[0] for line in lines] == ["network", "large", "fat", "medium", "small", "plain-s"]
     assert "~2.2" in lines[1]
     assert lines[2].endswith("over latency, params")
-    assert lines[3].split() == ["medium", "95.00", "0.40", "94.00", "0.5", "20k", "2M"]
+    assert lines[3].split() == ["medium", "95.00", "0.40", "94.00", "0.5", "20,000", "2M", "12.5"]
     assert lines[5].endswith("reference")
 
 

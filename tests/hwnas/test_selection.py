@@ -139,3 +139,16 @@ def test_empty_front_and_front_without_latency(manifest: Manifest) -> None:
     with pytest.raises(SpecError, match="holds no latency"):
         select(untimed, {"latency": 1.0})
     assert file(select(untimed, {}).cheaper) == "medium"  # without latency, cheap means few parameters
+
+
+def test_a_reference_that_is_more_accurate_within_the_limits_is_named(manifest: Manifest) -> None:
+    (reference,) = manifest.references
+    assert select(manifest, {"params": 8_000}).reference is None
+    better = reference.model_copy(update={"accuracy": reference.accuracy.model_copy(update={"val": 0.91})})
+    manifest = manifest.model_copy(update={"references": [reference, better]})
+    assert select(manifest, {"params": 8_000}).reference is better
+    assert select(manifest, {"params": 5_000}).reference is None  # too large
+    assert select(manifest, {"params": 8_000, "latency": 0.15}).reference is better
+    assert select(manifest, {"params": 8_000, "latency": 0.15}, percentile=95).reference is None
+    assert select(manifest, {"params": 8_000, "peak_memory": 5000}).reference is None  # not known to keep it
+    assert select(manifest, {}).reference is None  # the best of the front is better

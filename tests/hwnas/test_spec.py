@@ -177,8 +177,6 @@ def test_every_mistake_is_told_at_once(tmp_path):
 def test_unreadable_files(tmp_path):
     with pytest.raises(SpecError, match=r"there is no file .*nowhere\.yaml; without a file, the defaults hold"):
         Spec.load(tmp_path / "nowhere.yaml")
-    with pytest.raises(SpecError, match=rf"{tmp_path} cannot be read as text: .*directory"):
-        Spec.load(tmp_path)
     (tmp_path / "spec.yaml").write_bytes(b"data: {source: \xff}")
     with pytest.raises(SpecError, match=r"spec\.yaml cannot be read as text: 'utf-8' codec"):
         Spec.load(tmp_path / "spec.yaml")
@@ -300,3 +298,8 @@ def test_overrides_are_left_as_they_were():
     overrides = {"budget": {"time": "30m"}, "budget.trainings": 7}
     assert Spec().resolve(overrides).budget.trainings == 7
     assert overrides == {"budget": {"time": "30m"}, "budget.trainings": 7}
+
+
+def test_a_folder_is_no_specification(tmp_path):
+    with pytest.raises(SpecError, match=f"{tmp_path} is a folder, not a specification; images are named by --data"):
+        Spec.load(tmp_path)
