@@ -117,7 +117,7 @@ def steps_per_second(options):
 
     from hwnas.plan import network
     from hwnas.study import load
-    from objectives.training import training_step
+    from objectives.step import training_step
     from spaces.plain import PlainSpace
 
     spec = arm_spec(LEMONADE, options, 0)

@@ -21,9 +21,10 @@ import torch
 from hwnas.executor import EMA
 from latency import Deployment
 from objectives.accuracy import evaluate
+from objectives.batches import batches
 from objectives.data import load_data
 from objectives.recipe import Recipe
-from objectives.training import batches, train
+from objectives.training import train
 from spaces.network import Network
 from spaces.plain import PlainSpace
 from spaces.state import initial_state

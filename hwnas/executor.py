@@ -10,9 +10,11 @@ import torch
 
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Accuracy, Metric, evaluate
+from objectives.batches import batches
 from objectives.data import Data
+from objectives.modules import out_of_memory_is_an_error
 from objectives.recipe import Precision, Recipe
-from objectives.training import batches, out_of_memory_is_an_error, train
+from objectives.training import train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.morphisms import move_from_json

@@ -20,7 +20,9 @@ from hwnas.trial import Result, Trial
 from latency import Deployment
 from objectives.accuracy import evaluate, predict_logits
 from objectives.data import Data
-from objectives.training import best_threads, train, training_step
+from objectives.fastest import best_threads
+from objectives.step import training_step
+from objectives.training import train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.onnx import to_onnx

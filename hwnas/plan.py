@@ -9,10 +9,12 @@ from typing import Any, Self
 import torch
 
 from hwnas.schedule import Schedule
+from objectives.batches import batches
 from objectives.cost import macs
 from objectives.data import Data
+from objectives.fastest import best_precision, best_threads
 from objectives.recipe import Precision, Recipe
-from objectives.training import batches, best_precision, best_threads, training_step
+from objectives.step import training_step
 from spaces.arch import Arch
 from spaces.network import Network
 from spaces.state import initial_state

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from objectives.augment import to_float
 from objectives.data import Split
-from objectives.recipe import Precision
-from objectives.training import (
+from objectives.modules import (
     device_of,
     fitting,
     mode,
@@ -18,6 +17,7 @@ from objectives.training import (
     refuse_labels,
     tensors_of,
 )
+from objectives.recipe import Precision
 from spaces.errors import DataError, SpecError, TrainingError
 
 Metric = Literal["accuracy", "balanced-accuracy"]

@@ -1,6 +1,5 @@
 import copy
 import math
-import os
 import time
 from dataclasses import asdict, replace
 
@@ -8,71 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import objectives.training
 from objectives.accuracy import evaluate
 from objectives.augment import shifted, to_float
+from objectives.batches import batches
 from objectives.data import Split
 from objectives.recipe import Recipe, learning_rate
-from objectives.training import (
-    CHECK_EVERY,
-    batches,
-    best_precision,
-    best_threads,
-    train,
-    training_step,
-)
+from objectives.training import CHECK_EVERY, train
 from spaces.errors import DataError, SpecError, TrainingError
-
-PLAIN = Recipe(precision="fp32")
-"""Repeatable without a measurement."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Split, Split]:
-    found = load_digits()
-    images = torch.from_numpy(found.images * 255 / 16).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(found.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return Split(images[order[:1200]], labels[order[:1200]]), Split(images[order[1200:]], labels[order[1200:]])
-
-
-def part(split: Split, count: int) -> Split:
-    return Split(split.images[:count], split.labels[:count])
-
-
-def small_net(channels: int = 1, seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 16, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(16, 10),
-    )
-
-
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
+from tests.objectives.toys import PLAIN, part, same, small_net, weights
 
 # What is learned
 
@@ -521,116 +465,6 @@ def test_data_that_cannot_be_trained_on_is_refused(split, message):
 def test_a_wrong_recipe_names_key_value_and_rule(name, value, rule):
     with pytest.raises(SpecError, match=f"recipe: {name} is {value!r}, but must be .*{rule}"):
         Recipe(**{**asdict(Recipe()), name: value})
-
-
-# What is measured
-
-
-class Clock:
-    """A clock that steps move on, so that what is chosen does not hang on how busy this machine is."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-
-
-def test_slow_steps_are_measured_but_once(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    clock = Clock(monkeypatch)
-    tried = []
-
-    def step() -> None:
-        tried.append(torch.get_num_threads())
-        clock.now += 2.0
-
-    assert best_threads(step) == 1
-    assert tried == [1, 1, 2, 2]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "best"),
-    [
-        ({1: 1.2, 2: 1.0, 4: 1.0, 6: 7.0}, 1),
-        ({1: 1.3, 2: 1.0, 4: 1.0, 6: 7.0}, 2),
-        ({1: 3.0, 2: 1.2, 4: 1.0, 6: 1.0}, 2),
-        ({1: 3.0, 2: 2.0, 4: 1.5, 6: 1.0}, 6),
-    ],
-)
-def test_best_threads_prefers_the_fewest_that_are_not_much_slower(monkeypatch, seconds, best):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    clock = Clock(monkeypatch)
-    tried = []
-
-    def step() -> None:
-        tried.append(torch.get_num_threads())
-        hiccup = 0.1 if len(tried) == 2 else 0.0  # a busy moment, timed, which the median must not see
-        clock.now += seconds[tried[-1]] / 1000 + hiccup
-
-    assert best_threads(step) == best
-    assert tried == [1, 1, 2, 2, 4, 4, 6, 6] * 5
-    assert torch.get_num_threads() == 1
-
-
-def test_threads_come_back_after_an_error():
-    torch.set_num_threads(1)
-
-    def step() -> None:
-        torch.set_num_threads(2)
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        best_threads(step)
-    assert torch.get_num_threads() == 1
-
-
-class Paced(nn.Module):
-    """Takes a given time in each of the two precisions; its copies move the same clock."""
-
-    def __init__(self, clock: Clock, seconds: dict[str, float]) -> None:
-        super().__init__()
-        self.clock, self.seconds, self.linear = clock, seconds, nn.Linear(64, 10)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Paced":
-        return Paced(self.clock, self.seconds)
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.clock.now += self.seconds["bf16" if torch.is_autocast_enabled("cpu") else "fp32"]
-        return self.linear(images.flatten(1))
-
-
-@pytest.mark.parametrize(("seconds", "best"), [(0.9, "bf16"), (0.97, "fp32"), (1.5, "fp32")])
-def test_precision_is_the_clearly_faster_and_is_measured_once(digits, monkeypatch, seconds, best):
-    monkeypatch.setattr(objectives.training, "_precisions", {})
-    clock = Clock(monkeypatch)
-    net = Paced(clock, {"fp32": 1.0, "bf16": seconds})
-    split = part(digits[0], 64)
-    assert best_precision(net, split, Recipe()) == best
-    measured = clock.now
-    assert best_precision(net, split, Recipe()) == best
-    assert clock.now == measured
-    assert train(net, split, Recipe(epochs=1)).precision == best
-
-
-def test_a_timed_step_trains_a_copy(digits):
-    net = small_net()
-    before = weights(net)
-    step = training_step(net, part(digits[0], 64), PLAIN)
-    for _ in range(3):  # past the end of an epoch
-        step()
-    assert same(weights(net), before)
-    assert all(p.grad is None for p in net.parameters())
-
-
-def test_measuring_does_not_change_what_is_learned(digits, monkeypatch):
-    """A run that had to measure first ends where one that was told the precision does."""
-    monkeypatch.setattr(objectives.training, "_precisions", {})
-    split = part(digits[0], 64)
-    nets = [nn.Sequential(nn.Dropout2d(0.2), small_net()) for _ in range(2)]
-    callers = torch.get_rng_state()
-    measured = train(nets[0], split, Recipe(epochs=1))
-    assert torch.equal(torch.get_rng_state(), callers)
-    train(nets[1], split, Recipe(epochs=1, precision=measured.precision))
-    assert same(weights(nets[0]), weights(nets[1]))
 
 
 @pytest.mark.gpu

@@ -1,0 +1,106 @@
+"""`Step`: one optimiser step of a recipe: forward, loss, backward, update."""
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from objectives.batches import stream
+from objectives.data import Split
+from objectives.modules import device_of, fitting, refuse_labels
+from objectives.recipe import Recipe
+
+
+class Step:
+    """One optimiser step. Nothing in it waits for the device: steps can queue up, or be captured once and replayed.
+
+    Args:
+        module: What is trained, in place.
+        split: Where the batches come from; no label in it may lack a logit.
+        recipe: How; its precision must be settled.
+        teacher: A network to be near to, or None.
+        momentum: Buffers to start from, by parameter name; what it leaves out starts at zero.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        split: Split,
+        recipe: Recipe,
+        teacher: nn.Module | None,
+        momentum: Mapping[str, Tensor] | None,
+    ) -> None:
+        self.module, self.recipe, self.teacher = module, recipe, teacher
+        self.device = device_of(module)
+        self.highest_label = int(split.labels.max())
+        self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        decayed = [p for p in self.named.values() if p.ndim > 1]
+        others = [p for p in self.named.values() if p.ndim <= 1]
+        self.optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            fused=True,
+        )
+        if recipe.momentum > 0:
+            given = fitting(momentum or {}, self.named, "momentum")
+            for name, parameter in self.named.items():
+                buffer = given[name].clone() if name in given else torch.zeros_like(parameter)
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+
+    def __call__(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
+        """The loss before the update, still on the device.
+
+        Args:
+            images: Float images in 0..1, shape (N, C, H, W).
+            labels: int64 (N,).
+            lr: Learning rate of this step.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.module(images).float()
+            with torch.no_grad():
+                target = None if self.teacher is None else self.teacher(images).float()
+        refuse_labels(self.highest_label, logits)
+        loss = _loss(logits, labels, target, self.recipe)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.named.values(), self.recipe.clip)
+        self.optimizer.step()
+        return loss.detach()
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The momentum buffers by parameter name; empty where the recipe has no momentum."""
+        state = self.optimizer.state
+        return {name: state[p]["momentum_buffer"] for name, p in self.named.items() if "momentum_buffer" in state[p]}
+
+
+def _loss(logits: Tensor, labels: Tensor, target: Tensor | None, recipe: Recipe) -> Tensor:
+    """Cross-entropy with smoothed labels, mixed with the distance to the teacher's softened answer if there is one."""
+    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    if target is None:
+        return loss
+    soft, aim = (F.log_softmax(values / recipe.temperature, dim=1) for values in (logits, target))
+    distance = F.kl_div(soft, aim, reduction="batchmean", log_target=True) * recipe.temperature**2
+    return (1 - recipe.distill_weight) * loss + recipe.distill_weight * distance
+
+
+def training_step(module: nn.Module, split: Split, recipe: Recipe) -> Callable[[], None]:
+    """A real training step on a copy of the module, to be timed: fetch, augment, forward, backward, update.
+
+    The step returns only when the device has finished.
+    """
+    module = copy.deepcopy(module).train()
+    device = device_of(module)
+    update = Step(module, split, recipe, None, None)
+    drawn = stream(split, recipe, device)
+
+    def step() -> None:
+        update(*next(drawn), recipe.lr).item()
+
+    return step
