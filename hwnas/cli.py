@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells count it: 128 and the number of the signal."""
 
-SAMPLE = 20
-"""Random networks that stand for the space where no files are named; below 19 a check has no interval of its own."""
-
 Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Max: TypeAlias = Annotated[
@@ -318,7 +315,7 @@ def check(
 
 
 def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
-    """Networks from files, or random ones of the plain space."""
+    """Networks from files, or samples of a plain space."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -330,25 +327,12 @@ def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto
             raise SpecError(f"{file} is not an ONNX file: {error}") from error
         model.graph.name = file.stem
         models.append(model)
-    return models or _random_networks(batch, seed)
-
-
-def _random_networks(batch: int, seed: int) -> list["onnx.ModelProto"]:
-    import numpy as np
-
-    from spaces.onnx import to_onnx
+    if models:
+        return models
+    from hwnas.sample import sample_models
     from spaces.plain import PlainSpace
-    from spaces.state import initial_state
 
-    rng = np.random.default_rng(seed)
-    space = PlainSpace((3, 32, 32), classes=10, max_width=128)
-    models = []
-    for number in range(SAMPLE):
-        arch = space.decode(space.sample(rng))
-        model = to_onnx(arch, initial_state(arch).value, batch=batch)
-        model.graph.name = f"random-{number}"
-        models.append(model)
-    return models
+    return sample_models(PlainSpace((3, 32, 32), classes=10), batch, seed)
 
 
 @contextmanager

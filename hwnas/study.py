@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel
 
@@ -20,6 +19,7 @@ from hwnas.limits import starts_within
 from hwnas.manifest import write_atomically
 from hwnas.progress import Progress, Quiet
 from hwnas.quantities import format_duration
+from hwnas.sample import sample_models
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
@@ -32,15 +32,11 @@ from objectives.data import Data, Split, load_data
 from objectives.datasets import dataset_name
 from objectives.recipe import Recipe
 from spaces.errors import HwnasError, SpecError, StoreError
-from spaces.onnx import to_onnx
 from spaces.plain import PlainSpace
-from spaces.state import State, initial_state
+from spaces.state import State
 
 #: So often a process may die in the training of a network before that counts as failed.
 MOST_DEATHS = 2
-
-#: Networks that the latency table is checked on, and steps in which so many different ones are looked for.
-CHECKED_NETWORKS, MOST_WALKS = 20, 200
 
 SPEC_FILE = "spec.yaml"
 DATA_FILE = "data.txt"
@@ -344,18 +340,7 @@ class Study:
     def _check_table(self) -> None:
         """Hold the table against whole networks of the space: limits are judged by its error, which is unknown else."""
         if "latency" in self.objectives and self.table.header.check is None:
-            rng = np.random.default_rng(self.spec.seed)
-            checked = {}
-            genotypes = self.space.starts()
-            for place in range(MOST_WALKS):
-                arch = self.space.decode(genotypes[place])
-                checked[arch.hash] = arch
-                if len(checked) == CHECKED_NETWORKS:
-                    break
-                proposed = self.space.propose(genotypes[place], rng)
-                genotypes.append(genotypes[place] if proposed is None else proposed[1].genotype)
-            batch = self.deployment.batch
-            check(self.table, [to_onnx(arch, initial_state(arch).value, batch=batch) for arch in checked.values()])
+            check(self.table, sample_models(self.space, self.deployment.batch, self.spec.seed))
 
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""
