@@ -73,7 +73,7 @@ class Lemonade(Strategy):
         *,
         epochs: Schedule = Schedule.constant(2.0),  # noqa: B008 (frozen)
         initial_epochs: Schedule = Schedule.constant(4.0),  # noqa: B008
-        proposals: int = 4,
+        proposals: int = 12,
         revisit: float = 0.25,
         max_parents: int = 40,
         inherit: bool = True,

@@ -198,7 +198,7 @@ class SearchSection(_Section):
 
     strategy: Literal["lemonade", "random"] = "lemonade"
     children: Positive = 8
-    proposals: Positive = 4
+    proposals: Positive = 12
     revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
     trainings: Positive | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
@@ -228,7 +228,7 @@ class TrainingSection(_Section):
         ema: decay of a moving average of the weights; null: 0.97 in the search, else none.
         distill_weight: share of the loss that a teacher has, where there is one.
         temperature: softens teacher and student.
-        clip: upper bound on the gradient's norm, if there is to be one.
+        clip: upper bound on the gradient's norm; null: none.
     """
 
     batch_size: Annotated[int, Field(ge=2)] | None = None
@@ -245,7 +245,7 @@ class TrainingSection(_Section):
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None
     distill_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    clip: Annotated[float, Field(gt=0)] | None = None
+    clip: Annotated[float, Field(gt=0)] | None = 2.0
 
 
 class FinalSection(_Section):

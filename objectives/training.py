@@ -163,7 +163,7 @@ def _finite(losses: list[Tensor], done: int, total: int, recipe: Recipe) -> list
             lr = learning_rate(recipe, (step - 0.5) / total)
             raise TrainingError(
                 f"diverged: the loss was {value} at step {step} of {total}, at a learning rate of {lr:.3g}; "
-                f"train with a smaller lr than {recipe.lr:g}, or set clip"
+                f"train with a smaller lr than {recipe.lr:g}, or a smaller clip"
             )
     return values
 
@@ -175,5 +175,5 @@ def _refuse_broken_weights(module: nn.Module, done: int, recipe: Recipe) -> None
         names = [name for name, total in sums.items() if not total.isfinite()]
         raise TrainingError(
             f"diverged: after step {done} {', '.join(names[:3])} {'is' if len(names) == 1 else 'are'} not finite; "
-            f"train with a smaller lr than {recipe.lr:g}, or set clip"
+            f"train with a smaller lr than {recipe.lr:g}, or a smaller clip"
         )

@@ -102,8 +102,12 @@ class PlainSpace(Space[Arch]):
         return chain(*ops, GlobalPool(), Linear(self.classes)).canonical()
 
     def starts(self) -> list[Arch]:
-        """Plain chains of one and two convolutions a stage, each stage twice as wide as the one before."""
-        found = []
+        """The smallest network, and plain chains of one and two convolutions a stage, each twice as wide as the last.
+
+        The smallest has one convolution a stage, of the least width everywhere, separable where that is allowed.
+        """
+        separable = self.separable and 2 * self.stages - 1 <= self.max_depth
+        found = [self.plain([self.min_width] * self.stages, [1] * self.stages, separable=separable)]
         for width in (self.min_width, 2 * self.min_width, 4 * self.min_width):
             widths = [min(width * 2**stage, self.max_width) for stage in range(self.stages)]
             found += [self.plain(widths, [count] * self.stages) for count in (1, 2)]

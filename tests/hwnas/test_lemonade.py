@@ -15,9 +15,9 @@ from tests.hwnas.toys import OBJECTIVES, SPACE, costs, failed, play
 # The networks that ten asks of the toy search lead to, in the order of asking. A change in spaces or strategy that
 # is meant to change searches changes them; print([trial.hash[:6] for trial in golden()]) gives the new list.
 GOLDEN = """
-3d994a a1fe41 2514c5 100007 945690 0cfd99 100007 9fee54 b819d0 a7d3f9 100007 624e89 1c2850 4a2a87 3d994a
-c81dc2 cfe632 5d8edf 3d994a a1fe41 14d107 eab3c9 3d994a 250c67 b43783 a0f53a 3d994a 4209fe 907db4 67a705
-1c2850 c81dc2 85330a eb8619 c81dc2 54c1e9 0c41e4 bd2f62
+6ee216 3d994a a1fe41 2514c5 100007 945690 0cfd99 99e4b5 18b03b da41e6 9f55f9 5eb245 d245d7 75a466 081340
+6ee216 a459ac 8e33d4 070656 18b03b 75a466 15668e ee4876 6ee216 559114 151297 042d34 417a28 20a7df b58e2f
+7584a0 18b03b 57d15b 6e9aea 6a92fd 3717d6 c95f5e 06495a 676bfb
 """
 
 
@@ -140,16 +140,16 @@ def test_parents_come_from_the_foremost_of_the_front():
 
 
 def test_parents_are_drawn_where_costs_are_rare():
-    strategy = make(revisit=0.0, paper_density=True)
+    strategy = make(revisit=0.0, proposals=1, paper_density=True)  # so every child drafted is asked for
     asked = play(strategy, asks=6)
     crowd = [replace(trial, cheap={"params": 1000.0 + trial.id, "macs": 1e5 - trial.id**2}) for trial in asked]
     rare = replace(crowd[3], cheap={"params": 90_000.0, "macs": 5e6})
     known = [*crowd[:3], rare, *crowd[4:]]
     strategy.restore((trial, Result({"error": 0.5 - 1e-6 * trial.cheap["params"]}, 1.0)) for trial in known)
     assert len(strategy.archive.front()) == len(known)
-    parents = Counter(trial.parent for trial in strategy.ask(12))
+    parents = Counter(trial.parent for trial in strategy.ask(24))
     assert parents.most_common(1)[0][0] == rare.id
-    assert parents[rare.id] > 6
+    assert parents[rare.id] > 2 * parents.most_common(2)[1][1]
 
 
 def test_more_is_proposed_than_is_trained_and_a_note_says_so():
@@ -162,10 +162,10 @@ def test_more_is_proposed_than_is_trained_and_a_note_says_so():
 
 def test_goes_on_proposing_where_a_limit_forbids_nearly_all(monkeypatch):
     smallest = min(trial.cheap["params"] for trial in make().ask(100))
-    limits = {"params": 0.5 * smallest}
+    limits = {"params": 1.1 * smallest}
     asked = play(make(limits=limits, proposals=1), asks=4)
     assert [trial.generation for trial in asked] == [0] + [1] * 4 + [2] * 4 + [3] * 4
-    assert max(trial.cheap["params"] for trial in asked) <= 0.5 * smallest
+    assert max(trial.cheap["params"] for trial in asked) <= 1.1 * smallest
     monkeypatch.setattr(lemonade, "MOST_ROUNDS", 1)  # how it would be otherwise
     assert len(play(make(limits=limits, proposals=1), asks=4)) < len(asked)
 
@@ -181,6 +181,7 @@ def test_a_single_start_is_enough():
 def test_both_densities_search(paper_density):
     strategy = make(paper_density=paper_density)
     play(strategy, asks=2)
-    before = strategy.archive.matrix().min(axis=0)
+    begun = strategy.archive
     play(strategy, asks=10)
-    assert (strategy.archive.matrix().min(axis=0) < before).all()
+    assert strategy.archive.matrix(["error"]).min() < begun.matrix(["error"]).min()
+    assert len(strategy.archive.front()) > len(begun.front()) + 2
