@@ -4,7 +4,6 @@ Whatever the user can cause ends in one sentence on standard error and exit code
 limits, 130 that the command was interrupted. Anything else is a bug, and shows its traceback.
 """
 
-import errno
 import json
 import os
 import re
@@ -21,8 +20,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from hwnas import disk, progress, report
 from hwnas import manifest as manifests
-from hwnas import progress, report
 from hwnas.quantities import parse_quantity
 from hwnas.selection import Percentile, select
 from hwnas.spec import Spec, parse_budget
@@ -72,7 +71,7 @@ class Commands(TyperGroup):
         except (HwnasError, OSError) as error:
             if ctx.params["debug"]:
                 traceback.print_exc()
-            _complain(f"error: {error if isinstance(error, HwnasError) else explain(error)}")
+            _complain(f"error: {error if isinstance(error, HwnasError) else disk.explain(error)}")
             raise typer.Exit(2) from error
         except KeyboardInterrupt as interrupt:
             if ctx.params["debug"]:
@@ -372,21 +371,6 @@ def _percentile(number: int) -> Percentile:
     if number == 95:
         return 95
     raise SpecError(f"--percentile is {number}; measured are 50 (the median) and 95")
-
-
-def explain(error: OSError) -> str:
-    """What the system refused, and what to do about it.
-
-    >>> explain(PermissionError(13, "Permission denied", "/root/runs"))
-    '/root/runs: permission denied; choose another place, or change its permissions'
-    """
-    place = f"{error.filename}: " if error.filename else ""
-    reason = (error.strerror or str(error)).lower()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{place}the disk is full; free some space, then go on with 'hwnas resume RUN'"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{place}{reason}; choose another place, or change its permissions"
-    return f"{place}{reason}"
 
 
 def _count(number: int, noun: str) -> str:

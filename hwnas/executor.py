@@ -171,19 +171,6 @@ class Executor:
             return arch, state, None
         return self._inherited(trial, parent, state)
 
-    def steps(self, trial: Trial, parent: Trial) -> list[dict[str, Any]]:
-        """The moves of a child as JSON, and after each that made new norms how these were calibrated."""
-        genotype = self.space.from_json(parent.genotype)
-        found: list[dict[str, Any]] = []
-        for step in trial.moves:
-            child = self.space.apply(genotype, move_from_json(step))
-            genotype = child.genotype
-            found.append(step)
-            if child.exact == "eval":
-                how = {"nodes": sorted(child.new), "images": CALIBRATION_IMAGES, "seed": trial.seed}
-                found.append({"move": "Calibrate", **how})
-        return found
-
     def _inherited(self, trial: Trial, parent: Trial, state: State) -> tuple[Arch, State, torch.nn.Module | None]:
         genotype = self.space.from_json(parent.genotype)
         teacher: torch.nn.Module | None = None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from hwnas import plan, verify
 from hwnas.archive import Entry
 from hwnas.references import Reference
+from hwnas.timetable import REFERENCE_SHARE, Timetable
 from hwnas.trial import Result, Trial
 from latency import Deployment
 from objectives.accuracy import evaluate, predict_logits
@@ -31,11 +32,8 @@ from spaces.state import State, initial_state
 if TYPE_CHECKING:
     from hwnas.study import Study
 
-#: Epochs of final training: without a budget in time, and the most that are planned. A user may ask for more.
-DEFAULT_EPOCHS, MOST_EPOCHS = 30.0, 60.0
-
-#: Most of the time for training that goes to references.
-REFERENCE_SHARE = 0.2
+#: Epochs of final training without a budget in time.
+DEFAULT_EPOCHS = 30.0
 
 #: Seconds kept for the report, for the export and timing of a network of ours, and for those of one that is not.
 REPORT_SECONDS, OWN_SECONDS, FOREIGN_SECONDS = 2.0, 0.2, 4.0
@@ -82,86 +80,6 @@ class Trained:
     epochs: float
 
 
-@dataclass(frozen=True)
-class Timetable:
-    """What the end of a study takes, in seconds, and how that is shared out.
-
-    Attributes:
-        finalists: An epoch of each.
-        checks: The report, and the export, timing and tests of all finalists.
-        references: An epoch of each.
-        reference_checks: Export, timing and test of each.
-        for_references: Kept for both.
-    """
-
-    finalists: tuple[float, ...]
-    checks: float
-    references: tuple[float, ...]
-    reference_checks: tuple[float, ...]
-    for_references: float
-
-    @classmethod
-    def make(
-        cls,
-        left: float,
-        finalists: Sequence[float],
-        checks: float,
-        references: Sequence[float],
-        reference_checks: Sequence[float],
-        earlier: float,
-    ) -> Self:
-        """Share out the time that is left.
-
-        References are to train for as long as a finalist has over its whole lineage, if that takes no more than
-        `REFERENCE_SHARE`; they get nothing where that would be less than an epoch of one.
-
-        Args:
-            left: Seconds.
-            finalists: Seconds of an epoch of each.
-            checks: Seconds for what comes after their training.
-            references: Seconds of an epoch of each.
-            reference_checks: Seconds for what comes after its training, for each.
-            earlier: Seconds that a finalist was trained in the search.
-        """
-        seconds = max(0.0, left - checks)
-        networks = len(finalists) + len(references)
-        alike = (seconds - sum(reference_checks) - earlier * len(references)) / networks
-        wanted = (max(alike, 0.0) + earlier) * len(references) + sum(reference_checks)
-        kept = min(wanted, REFERENCE_SHARE * seconds)
-        least = min(map(sum, zip(references, reference_checks, strict=True)), default=0.0)
-        return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept if kept >= least else 0.0)
-
-    def epochs(self, place: int, left: float, least: float) -> float:
-        """Epochs for the finalist at a place, with so many seconds left.
-
-        All from there on get the same time, as in the search (see `hwnas.schedule`); what those do not need that have
-        `MOST_EPOCHS` in less goes to the others. Where that would be less than `least`, the first get that, the others
-        nothing.
-
-        >>> table = Timetable.make(100.0, [2.0, 4.0], 10.0, [], [], earlier=5.0)
-        >>> table.epochs(0, left=100.0, least=1.0), table.epochs(1, left=50.0, least=1.0)
-        (22.5, 10.0)
-        >>> table.epochs(0, left=100.0, least=30.0), table.epochs(1, left=40.0, least=30.0)
-        (30.0, 0.0)
-        """
-        seconds = left - self.checks - self.for_references
-        own, share, others = self.finalists[place], seconds, len(self.finalists) - place
-        for epoch in sorted(self.finalists[place:]):  # those that need least first: what they leave, the rest may have
-            fair = share / others
-            if MOST_EPOCHS * epoch > fair:
-                break
-            share, others = share - MOST_EPOCHS * epoch, others - 1
-        fair = min(fair / own, MOST_EPOCHS)
-        if fair >= least:
-            return fair
-        return least if seconds >= least * own else 0.0
-
-    def reference_epochs(self, place: int, left: float) -> float:
-        """Most epochs for the reference at a place, if all from there on get the same time, checks included."""
-        share = (left - self.checks) / (len(self.references) - place)
-        return (share - self.reference_checks[place]) / self.references[place]
-
-
 def train_all(
     study: "Study", chosen: Sequence[Entry], stock: Sequence[Reference]
 ) -> tuple[list[Finalist], list[Trained]]:
@@ -179,17 +97,12 @@ def train_all(
         training = partial(_train, study, entry, _epochs(study, table, place, entry), _deadline(study, table))
         finalists.append(_finalist(study, entry.trial, _once(study, f"final/{entry.trial.id}", training)))
     seen = max(finalist.result.info["epochs"] for finalist in finalists)
-    if table is None:  # without a budget in time, as much as they would get of what the study took
-        allowed = REFERENCE_SHARE * study.budget.elapsed
-        epochs = [_seconds_per_epoch(study, reference) for reference in stock]
-        table_of_stock = Timetable((), 0.0, tuple(epochs), (0.0,) * len(stock), allowed)
-        ends = study.budget.elapsed + allowed
-    else:
-        table_of_stock, ends = table, study.budget.elapsed + (study.budget.left or 0.0)
+    rest = table or _open_end(study, stock)
+    ends = study.budget.elapsed + (rest.for_references if table is None else study.budget.left or 0.0)
     references = []
     for place, reference in enumerate(stock):
         study.update("references", place, len(stock))
-        most = table_of_stock.reference_epochs(place, ends - study.budget.elapsed)
+        most = rest.reference_epochs(place, ends - study.budget.elapsed)
         training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
         record = _once(study, f"reference/{reference.name}", training)
         if "reason" in record:
@@ -220,6 +133,12 @@ def _timetable(study: "Study", chosen: Sequence[Entry], stock: Sequence[Referenc
     trained = zip(chosen, finalists, strict=True)
     earlier = statistics.median(entry.result.info["epochs"] * seconds for entry, seconds in trained)
     return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier)
+
+
+def _open_end(study: "Study", stock: Sequence[Reference]) -> Timetable:
+    """Without a budget in time: references may take as much of what the study took as they would get of a budget."""
+    seconds = tuple(_seconds_per_epoch(study, reference) for reference in stock)
+    return Timetable((), 0.0, seconds, (0.0,) * len(stock), REFERENCE_SHARE * study.budget.elapsed)
 
 
 def _seconds_per_epoch(study: "Study", reference: Reference) -> float:

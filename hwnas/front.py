@@ -15,6 +15,7 @@ from hwnas import manifest as manifests
 from hwnas import pareto, report, verify
 from hwnas.archive import Entry
 from hwnas.final import Finalist, Trained, train_all
+from hwnas.lineage import lineage
 from hwnas.plot import Point
 from hwnas.quantities import format_quantity
 from hwnas.references import references
@@ -213,17 +214,18 @@ def _model(
         parity_max_abs_err=parity.max_abs_error,
         input=manifests.Input(shape=(study.deployment.batch, *study.data.shape)),
         epochs=result.info["epochs"],
-        lineage=[*study.lineage(finalist.trial), *_last_step(study, finalist)],
+        lineage=_lineage(study, finalist),
         over_limits=[name for name, limit in study.spec.limits.items() if (actual.get(name) or 0) > limit],
     )
 
 
-def _last_step(study: "Study", finalist: Finalist) -> list[dict[str, Any]]:
-    """Final training, as a step of the lineage."""
-    if finalist.unfinished is not None:
-        return []
-    seed, epochs = study.spec.seed, finalist.result.info["epochs"]
-    return [{"trial": finalist.trial.id, "init": "checkpoint", "seed": seed, "moves": [], "epochs": epochs}]
+def _lineage(study: "Study", finalist: Finalist) -> list[dict[str, Any]]:
+    """How a finalist came to be; its last step is the final training."""
+    steps = lineage(finalist.trial, lambda id: study.strategy.record(id)[0], study.space)
+    if finalist.unfinished is None:
+        seed, epochs = study.spec.seed, finalist.result.info["epochs"]
+        steps.append({"trial": finalist.trial.id, "init": "checkpoint", "seed": seed, "moves": [], "epochs": epochs})
+    return steps
 
 
 def _reference(study: "Study", trained: Trained, latency: manifests.Latency) -> manifests.Network:

@@ -11,13 +11,11 @@ from it. The keys of four sections are arguments of the rooms they configure, wh
 ==============  ===========================================
 """
 
-import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -30,7 +28,9 @@ from pydantic import (
     model_validator,
 )
 
-from hwnas.hints import did_you_mean, nearest
+from hwnas import yamlfile
+from hwnas.hints import did_you_mean
+from hwnas.problems import sentences
 from hwnas.quantities import OBJECTIVES, format_duration, format_quantity, parse_count, parse_duration, parse_quantity
 from spaces.errors import SpecError
 
@@ -355,19 +355,7 @@ class Spec(_Section):
             SpecError: the file cannot be read, is not YAML, has an unknown or repeated key, or a value against its
                 rule; the message names file and place.
         """
-        try:
-            record = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
-        except FileNotFoundError:
-            raise SpecError(f"there is no file {path}; without a file, the defaults hold") from None
-        except IsADirectoryError:
-            raise SpecError(f"{path} is a folder, not a specification; images are named by --data {path}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} cannot be read as text: {error}") from error
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise SpecError(f"{path}, line {line}: {error.problem}") from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date, a number of thousands of digits
-            raise SpecError(f"{path} is not YAML: {error}") from error
+        record = yamlfile.load(path)
         try:
             return cls.from_json({} if record is None else record)
         except SpecError as error:
@@ -383,7 +371,7 @@ class Spec(_Section):
         try:
             return cls.model_validate(record)
         except ValidationError as error:
-            raise SpecError("\n".join(_sentence(cls, problem) for problem in error.errors())) from error
+            raise SpecError("\n".join(sentences(cls, error))) from error
 
     def to_json(self) -> dict[str, Any]:
         """Nested mappings of plain JSON values, with units where people write units."""
@@ -414,7 +402,7 @@ class Spec(_Section):
 
     def dump(self) -> str:
         """The whole specification as YAML, defaults included; `load` reads the same specification from it."""
-        return yaml.dump(self.to_json(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return yamlfile.dump(self.to_json())
 
     def recipe(self, epochs: float, seed: int) -> "Recipe":
         """How to train one network.
@@ -434,95 +422,3 @@ class Spec(_Section):
 
 
 _DIGITS_AND_LETTERS = ("digits", "mnist", "kmnist", "svhn")
-
-
-# YAML
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses repeated keys, of which PyYAML silently takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):  # PyYAML refuses the others
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is repeated", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_Loader` would take for a number."""
-
-
-# Numbers as in YAML 1.2; PyYAML follows 1.1, where 1e-3 is text and 1:30 is ninety. What is eight there and ten here,
-# 010, is text.
-_INT = ("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"))
-_FLOAT = (
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"),
-)
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] not in (_INT[0], _FLOAT[0])]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern in (_INT, _FLOAT):
-    _Loader.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
-    _Dumper.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
-
-
-# Errors
-
-
-def _sentence(root: type[BaseModel], problem: Any) -> str:
-    """One of pydantic's findings as `place: what is wrong and what would be right`."""
-    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in problem["loc"]).lstrip(".")
-    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"{place}: unknown key; {_nearest_key(root, problem['loc'])}"
-    if kind == "invalid_key":
-        return f"{value!r} is no key; keys are text"
-    if kind == "value_error":
-        return f"{place}: {context['error']}" if place else str(context["error"])
-    if kind in ("model_type", "dict_type"):
-        keys = ", ".join(_section(root, problem["loc"]).model_fields) if kind == "model_type" else "objective: value"
-        return f"{place or 'the specification'} is {value!r}; it must be a mapping with keys of {keys}"
-    rules = {
-        "literal_error": f"one of {context.get('expected')}".replace("True, False", "true, false"),
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "bool_type": "true or false",
-        "string_type": "text",
-        "list_type": "a list",
-        "greater_than": f"above {context.get('gt', 0):g}",
-        "greater_than_equal": f"at least {context.get('ge', 0):g}",
-        "less_than": f"below {context.get('lt', 0):g}",
-        "less_than_equal": f"at most {context.get('le', 0):g}",
-    }
-    return f"{place} is {value!r}; it must be {rules.get(kind, problem['msg'])}"
-
-
-def _section(root: type[BaseModel], path: Iterable[Any]) -> type[BaseModel]:
-    section = root
-    for key in path:
-        inner = section.model_fields[key].annotation
-        assert isinstance(inner, type)
-        section = inner
-    return section
-
-
-def _nearest_key(root: type[BaseModel], path: tuple[Any, ...]) -> str:
-    """The key that was meant: one of the same section, else one of another, else all that there are."""
-    *where, key = path
-    here = list(_section(root, where).model_fields)
-    elsewhere = {
-        f"{name}.{inner}": inner
-        for name, field in root.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        for inner in field.annotation.model_fields
-    }
-    meant = None if nearest(key, here) else nearest(key, list(elsewhere.values()))
-    if meant:
-        return f"did you mean {' or '.join(place for place, inner in elsewhere.items() if inner == meant)}?"
-    return did_you_mean(key, here)

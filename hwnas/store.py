@@ -16,8 +16,6 @@ readers need no write permission, and a few commits a second are all that is ask
 syncs the folder after each commit, so that what was told survives a power cut too.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,8 +24,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from hwnas import disk
+from hwnas.lock import Lock
 from hwnas.trial import Result, Trial
 from spaces.errors import HwnasError, StoreError
 
@@ -47,12 +47,12 @@ _SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _DATABASE = "study.db"
+_LOCK = "lock"
 _SUFFIX = ".safetensors"
 _WEIGHTS_OF_RUNNING_PARENTS = """
     SELECT json_extract(result, '$.weights') FROM trials
     WHERE id IN (SELECT json_extract(trial, '$.parent') FROM trials WHERE result IS NULL)
 """
-_locked_here: set[tuple[int, Path]] = set()  # (process, lock file): an OS record lock does not exclude its own process
 
 
 class Store:
@@ -73,7 +73,7 @@ class Store:
     {'value/n0.weight': tensor([1., 1.])}
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None, made: Sequence[Path] = ()):
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: Lock | None, made: Sequence[Path] = ()):
         """Use `create` or `open`."""
         self.path = path
         self._db = db
@@ -106,8 +106,8 @@ class Store:
             weights = path / "weights"
             made = [folder for folder in (weights, *weights.parents) if not folder.exists()]
             weights.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
-            undo.callback(_unlock, lock)
+            lock = Lock(path / _LOCK)
+            undo.callback(lock.release)
             if cls.exists(path):
                 raise StoreError(
                     f"{path} holds a study already. Go on with 'hwnas resume {path}' or name another folder."
@@ -143,8 +143,8 @@ class Store:
                 )
             lock = None
             if write:
-                lock = _lock(path)
-                undo.callback(_unlock, lock)
+                lock = Lock(path / _LOCK)
+                undo.callback(lock.release)
             db = _connect(path / _DATABASE)
             undo.callback(db.close)
             _check(path, db)
@@ -155,7 +155,7 @@ class Store:
         """Let go of the folder; a second call does nothing."""
         self._db.close()
         if self._lock:
-            _unlock(self._lock)
+            self._lock.release()
             self._lock = None
 
     def discard(self) -> None:
@@ -163,7 +163,7 @@ class Store:
         self._must_write()
         with _plain_errors(self.path):
             (self.path / _DATABASE).unlink()
-            (self.path / "lock").unlink()
+            (self.path / _LOCK).unlink()
             for folder in self._made:  # the deepest first
                 if not any(folder.iterdir()):
                     folder.rmdir()
@@ -325,7 +325,8 @@ class Store:
             except FileNotFoundError:
                 raise StoreError(f"{file} is missing: the weights of {self._owner(hash)} were swept or lost.") from None
             if hashlib.sha256(content).hexdigest() != hash:
-                raise StoreError(f"{file} is corrupt: the weights of {self._owner(hash)} changed on disk. {_RESTORE}")
+                why = f"the weights of {self._owner(hash)} changed on disk"
+                raise StoreError(f"{file} is corrupt: {why}. {disk.RESTORE}")
         tensors: dict[str, Tensor] = load(content)
         return tensors
 
@@ -372,7 +373,7 @@ class Store:
             raise
         except (HwnasError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = error if isinstance(error, HwnasError | ValueError) else repr(error)
-            raise StoreError(f"{self.path / _DATABASE} is corrupt: {what}: {reason}. {_RESTORE}") from error
+            raise StoreError(f"{self.path / _DATABASE} is corrupt: {what}: {reason}. {disk.RESTORE}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -421,7 +422,7 @@ def _check(path: Path, db: sqlite3.Connection) -> None:
         )
     report = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if report != "ok":
-        raise StoreError(f"{path}/{_DATABASE} is corrupt: {report.splitlines()[-1]}. {_RESTORE}")
+        raise StoreError(f"{path}/{_DATABASE} is corrupt: {report.splitlines()[-1]}. {disk.RESTORE}")
 
 
 def _dumps(value: Any) -> str:
@@ -437,85 +438,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _lock(path: Path) -> IO[str]:
-    """Take the folder's lock, which the system releases when this process ends, however it ends.
-
-    A record lock (`lockf`), not `flock`: forked workers inherit the latter and, orphaned by a kill, would keep the
-    folder locked. A record lock does not exclude its own process; `_locked_here` does.
-    """
-    file = path / "lock"
-    if (os.getpid(), file) in _locked_here:
-        raise StoreError(f"{path} is open for writing in this process already (pid {os.getpid()}); close it first.")
-    lock = file.open("a+")
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read() or "unknown"
-        lock.close()
-        raise StoreError(
-            f"{path} is being written by another process (pid {holder}). Wait until it ends, stop it, or name another "
-            "folder; reading is possible meanwhile."
-        ) from None
-    except BaseException:
-        lock.close()
-        raise
-    _locked_here.add((os.getpid(), file))
-    return lock
-
-
-def _unlock(lock: IO[str]) -> None:
-    _locked_here.discard((os.getpid(), Path(lock.name)))
-    lock.close()
-
-
 @contextmanager
 def _plain_errors(path: Path) -> Iterator[None]:
     """What SQLite and the file system report, as a `StoreError` that says what to do."""
     try:
         yield
+    except sqlite3.ProgrammingError:
+        raise  # a bug of ours, such as the use of a closed store
     except (sqlite3.Error, OSError) as error:
-        if isinstance(error, OSError):
-            code, file = error.errno, error.filename or path
-        elif isinstance(error, sqlite3.ProgrammingError):
-            raise  # a bug of ours, such as the use of a closed store
-        else:
-            code, file = _ERRNO.get(error.sqlite_errorcode & 0xFF, 0), path / _DATABASE
-        if code in _ADVICE:
-            raise StoreError(f"{_ADVICE[code].format(path=path, file=file)} ({error})") from error
-        raise StoreError(f"{file} cannot be used: {error}. Check the folder {path} and its disk.") from error
-
-
-_RESTORE = "Restore it from a copy of the run folder, or start a new run."
-_FULL = (
-    "the disk that holds {path} is full. Free some space and go on with 'hwnas resume {path}'; "
-    "what was reported is safe."
-)
-_DENIED = "{file}: not permitted. Change its permissions or owner, or name another folder with --out."
-_IN_THE_WAY = "{file}: a part of this path is a file; name a folder."
-_ADVICE = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EACCES: _DENIED,
-    errno.EPERM: _DENIED,
-    errno.EROFS: _DENIED,
-    errno.ENOTDIR: _IN_THE_WAY,
-    errno.EEXIST: _IN_THE_WAY,
-    errno.EIO: "{file}: the disk reports an error; it may be full or failing. Check it, then 'hwnas resume {path}'.",
-    errno.EBUSY: "{file} is held by another program. Close it, then go on with 'hwnas resume {path}'.",
-    errno.EBADMSG: f"{{file}} is corrupt. {_RESTORE}",
-}
-# SQLite's primary result codes, as the file system would say it.
-_ERRNO = {
-    sqlite3.SQLITE_FULL: errno.ENOSPC,
-    sqlite3.SQLITE_PERM: errno.EACCES,
-    sqlite3.SQLITE_READONLY: errno.EACCES,
-    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
-    sqlite3.SQLITE_IOERR: errno.EIO,
-    sqlite3.SQLITE_BUSY: errno.EBUSY,
-    sqlite3.SQLITE_CORRUPT: errno.EBADMSG,
-    sqlite3.SQLITE_NOTADB: errno.EBADMSG,
-}
+        raise StoreError(disk.explain(error, path, path / _DATABASE)) from error

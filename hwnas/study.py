@@ -285,28 +285,6 @@ class Study:
         assert result.weights is not None
         return trial, State.from_flat(self.store.load_weights(result.weights))
 
-    def lineage(self, trial: Trial) -> list[dict[str, Any]]:
-        """How a network came to be, from its first ancestor's genotype on: trial, first weights, seed, steps, epochs.
-
-        Steps are moves, and calibrations of what a move made (`Executor.steps`).
-        """
-        chain = [trial]
-        while (parent := chain[-1].parent) is not None:
-            chain.append(self.strategy.record(parent)[0])
-        described = [
-            {
-                "trial": one.id,
-                "init": one.init,
-                "seed": one.seed,
-                "moves": self.executor.steps(one, self.strategy.record(one.parent)[0])
-                if one.parent is not None and one.init == "parent"
-                else list(one.moves),
-                "epochs": one.fidelity_to,
-            }
-            for one in reversed(chain)
-        ]
-        return [{"genotype": chain[-1].genotype, **described[0]}, *described[1:]]
-
     def update(self, phase: str, done: float, total: float) -> None:
         """Tell the progress where the study is."""
         archive = self.strategy.archive

@@ -297,9 +297,17 @@ def test_ctrl_c_says_how_to_resume(study: Recorder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(28, "No space left on device", "runs/mine/study.db"), "runs/mine/study.db: the disk is full; free"),
-        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: permission denied; choose another place"),
-        (OSError(5, "Input/output error"), "error: input/output error"),
+        (
+            OSError(28, "No space left on device", "runs/mine/study.db"),
+            "the disk that holds runs/mine/study.db is full. Free",
+        ),
+        (
+            PermissionError(13, "Permission denied", "/root/x"),
+            "/root/x: not permitted. Change its permissions or owner, or choose another place",
+        ),
+        (OSError(5, "Input/output error", "runs/x"), "runs/x: the disk reports an error"),
+        (OSError(2, "No such file or directory", "x"), "x: no such file or directory"),
+        (OSError("connection lost"), "error: connection lost"),
     ],
 )
 def test_what_the_system_refuses_is_a_sentence(study: Recorder, tmp_path: Path, error: OSError, sentence: str) -> None:

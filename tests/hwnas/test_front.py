@@ -114,7 +114,10 @@ def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened)
     assert len(manifest.models) >= 1
     assert {one.id for one in manifest.not_trained} == {model.id for model in manifest.models}
     assert all(one.reason.startswith("diverged") for one in manifest.not_trained)
-    assert all(model.lineage == opened.lineage(record_of(opened, model.id)) for model in manifest.models)
+    for model in manifest.models:
+        last = record_of(opened, model.id)
+        assert model.lineage[-1]["trial"] == last.id
+        assert model.lineage[-1]["epochs"] == last.fidelity_to  # of the search; no final training stands there
 
 
 @pytest.mark.parametrize("deadline", [0.0, None])

@@ -429,7 +429,9 @@ def powerless(tmp_path_factory):
 
 
 def test_no_permission(powerless):
-    with pytest.raises(StoreError, match=rf"{powerless}/new: not permitted\. Change its permissions or owner, or name"):
+    with pytest.raises(
+        StoreError, match=rf"{powerless}/new: not permitted\. Change its permissions or owner, or choose"
+    ):
         Store.create(powerless / "new", {})
     with pytest.raises(StoreError, match=rf"{powerless}/run/lock: not permitted"):
         Store.open(powerless / "run", write=True)

@@ -1,8 +1,8 @@
-"""The timetable of the end; what is trained by it is tested with the study."""
+"""How the end of a study shares out its time; what is trained by it is tested in test_front.py."""
 
 import pytest
 
-from hwnas.final import MOST_EPOCHS, REFERENCE_SHARE, Timetable
+from hwnas.timetable import MOST_EPOCHS, REFERENCE_SHARE, Timetable
 
 
 def spent(table, left, least=1.0):

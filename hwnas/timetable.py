@@ -1,0 +1,91 @@
+"""`Timetable`: what is left of the budget at the end of a study, shared out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+#: Most epochs that are planned for a finalist. A user may ask for more.
+MOST_EPOCHS = 60.0
+
+#: Most of the time for training that goes to references.
+REFERENCE_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """What the end of a study takes, in seconds, and how that is shared out.
+
+    Attributes:
+        finalists: An epoch of each.
+        checks: The report, and the export, timing and tests of all finalists.
+        references: An epoch of each.
+        reference_checks: Export, timing and test of each.
+        for_references: Kept for both.
+    """
+
+    finalists: tuple[float, ...]
+    checks: float
+    references: tuple[float, ...]
+    reference_checks: tuple[float, ...]
+    for_references: float
+
+    @classmethod
+    def make(
+        cls,
+        left: float,
+        finalists: Sequence[float],
+        checks: float,
+        references: Sequence[float],
+        reference_checks: Sequence[float],
+        earlier: float,
+    ) -> Self:
+        """Share out the time that is left.
+
+        References are to train for as long as a finalist has over its whole lineage, if that takes no more than
+        `REFERENCE_SHARE`; they get nothing where that would be less than an epoch of one.
+
+        Args:
+            left: Seconds.
+            finalists: Seconds of an epoch of each.
+            checks: Seconds for what comes after their training.
+            references: Seconds of an epoch of each.
+            reference_checks: Seconds for what comes after its training, for each.
+            earlier: Seconds that a finalist was trained in the search.
+        """
+        seconds = max(0.0, left - checks)
+        networks = len(finalists) + len(references)
+        alike = (seconds - sum(reference_checks) - earlier * len(references)) / networks
+        wanted = (max(alike, 0.0) + earlier) * len(references) + sum(reference_checks)
+        kept = min(wanted, REFERENCE_SHARE * seconds)
+        least = min(map(sum, zip(references, reference_checks, strict=True)), default=0.0)
+        return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept if kept >= least else 0.0)
+
+    def epochs(self, place: int, left: float, least: float) -> float:
+        """Epochs for the finalist at a place, with so many seconds left.
+
+        All from there on get the same time, as in the search (see `hwnas.schedule`); what those do not need that have
+        `MOST_EPOCHS` in less goes to the others. Where that would be less than `least`, the first get that, the others
+        nothing.
+
+        >>> table = Timetable.make(100.0, [2.0, 4.0], 10.0, [], [], earlier=5.0)
+        >>> table.epochs(0, left=100.0, least=1.0), table.epochs(1, left=50.0, least=1.0)
+        (22.5, 10.0)
+        >>> table.epochs(0, left=100.0, least=30.0), table.epochs(1, left=40.0, least=30.0)
+        (30.0, 0.0)
+        """
+        seconds = left - self.checks - self.for_references
+        own, share, others = self.finalists[place], seconds, len(self.finalists) - place
+        for epoch in sorted(self.finalists[place:]):  # those that need least first: what they leave, the rest may have
+            fair = share / others
+            if MOST_EPOCHS * epoch > fair:
+                break
+            share, others = share - MOST_EPOCHS * epoch, others - 1
+        fair = min(fair / own, MOST_EPOCHS)
+        if fair >= least:
+            return fair
+        return least if seconds >= least * own else 0.0
+
+    def reference_epochs(self, place: int, left: float) -> float:
+        """Most epochs for the reference at a place, if all from there on get the same time, checks included."""
+        share = (left - self.checks) / (len(self.references) - place)
+        return (share - self.reference_checks[place]) / self.references[place]
