@@ -18,7 +18,7 @@ from statistics import mean
 
 import torch
 
-from hwnas.executor import EMA
+from hwnas.executor import decay
 from latency import Deployment
 from objectives.accuracy import evaluate
 from objectives.batches import batches
@@ -34,11 +34,12 @@ def linked(arch, data, recipe, links, constant, seed):
     """Validation accuracy after each link."""
     network = untrained(arch, data, seed)
     momentum, average, accuracies = None, None, []
+    per_epoch, _ = batches(len(data.train), recipe.batch_size)
     for link in range(links):
         own = replace(recipe, seed=1000 * seed + link)
         if constant:
-            own = replace(own, schedule="constant", ema=EMA)
-        seen = round(link * recipe.epochs * batches(len(data.train), recipe.batch_size)[0])
+            own = replace(own, schedule="constant", ema=decay(recipe.epochs * per_epoch))
+        seen = round(link * recipe.epochs * per_epoch)
         run = train(network, data.train, own, momentum=momentum if constant else None, ema=average, seen=seen)
         momentum, average = run.momentum, run.ema
         accuracies.append(evaluate(network, data.val, weights=average).value)

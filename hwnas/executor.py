@@ -25,8 +25,21 @@ from spaces.state import State, initial_state
 #: Images that new norms are calibrated on.
 CALIBRATION_IMAGES = 256
 
-#: Decay per step of the moving average by which the search judges networks.
-EMA = 0.97
+#: The moving average by which the search judges networks reaches over this part of a training, within these bounds.
+AVERAGED, AVERAGED_STEPS = 0.25, (10, 100)
+
+
+def decay(steps: float) -> float:
+    """Decay per step of the moving average of a training of so many steps.
+
+    A rate that stays at its peak leaves noise in the weights, so a long average is better, but one that reaches far
+    beyond a child's own training would judge its parent.
+
+    >>> decay(20), decay(200), decay(4000)
+    (0.9, 0.98, 0.99)
+    """
+    least, most = AVERAGED_STEPS
+    return 1 - 1 / min(max(AVERAGED * steps, least), most)
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,8 @@ class Executor:
             seed: Of order and augmentation.
         """
         recipe = replace(self.recipe, epochs=epochs, seed=seed)
-        return replace(recipe, schedule="constant", ema=recipe.ema or EMA)
+        steps = epochs * batches(len(self.data.train), recipe.batch_size)[0]
+        return replace(recipe, schedule="constant", ema=recipe.ema or decay(steps))
 
     def final_recipe(self, epochs: float, seed: int) -> Recipe:
         """The recipe of the last training of a network that the search has trained.

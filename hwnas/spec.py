@@ -225,7 +225,7 @@ class TrainingSection(_Section):
         shift: random translation, as a share of the image's side.
         precision: of the forward and backward pass; "auto": the faster one.
         channels_last: memory order of the images.
-        ema: decay of a moving average of the weights; null: 0.97 in the search, else none.
+        ema: decay of a moving average of the weights; null: by the length of the training in the search, else none.
         distill_weight: share of the loss that a teacher has, where there is one.
         temperature: softens teacher and student.
         clip: upper bound on the gradient's norm; null: none.

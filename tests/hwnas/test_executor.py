@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import hwnas.executor
-from hwnas.executor import EMA, Executor
+from hwnas.executor import Executor, decay
 from hwnas.trial import Trial
 from objectives.accuracy import evaluate
+from objectives.batches import batches
 from objectives.recipe import Recipe
 from spaces.morphisms import Deepen, Prune, Separate, Widen
 from spaces.network import Network
@@ -100,7 +101,8 @@ def test_a_child_begins_as_what_its_parent_was(parent, trained):
     assert trained[0]["teacher"] is None
     assert trained[0]["recipe"].epochs == 1
     assert trained[0]["recipe"].lr == RECIPE.lr
-    assert (trained[0]["recipe"].schedule, trained[0]["recipe"].ema) == ("constant", EMA)
+    steps, _ = batches(len(digits().train), RECIPE.batch_size)
+    assert (trained[0]["recipe"].schedule, trained[0]["recipe"].ema) == ("constant", decay(steps))
     momentum = trained[0]["momentum"]
     assert momentum.keys() == {name for name, param in arch.params.items() if param.trainable}
     assert any(tensor.abs().max() > 0 for tensor in momentum.values())
