@@ -4,8 +4,9 @@ Every arm gets the same wall time on one core, on a fixed subset of the training
 process of its own. Objectives are error, parameters and MACs; no network has more than a million parameters.
 
 1. Each rival is swept on the first seed: every network trains for so many epochs (``random-e5``), or for the same time,
-   such that there is enough for so many networks (``scratch-n40``). The best variant by the validation hypervolume at
-   the end then runs on all seeds; LEMONADE runs as it is.
+   such that there is enough for so many networks (``scratch-n40``; as LEMONADE is planned for 120, ``scratch-n120`` is
+   the same without inheritance and nothing else changed). The best variant by the validation hypervolume at the end
+   then runs on all seeds; LEMONADE runs as it is.
 2. Anytime: the share of the box (`hwnas.box.Box`, equal for all arms) that validation results dominate, over time.
 3. The front of each arm, thinned out by hypervolume, is trained again *identically*, from scratch, and scored on the
    test split.
@@ -27,8 +28,8 @@ from pathlib import Path
 
 LEMONADE = "lemonade"
 SWEEPS = {
-    "scratch": ("scratch-e5", "scratch-n40", "scratch-n20"),
-    "random": ("random-e2", "random-e5", "random-e12", "random-n40"),
+    "scratch": ("scratch-n120", "scratch-n40", "scratch-n20"),
+    "random": ("random-e5", "random-e12", "random-n40", "random-n20"),
 }
 MOMENTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 MAX_PARAMS = 1_000_000
