@@ -8,7 +8,9 @@ process of its own. Objectives are error, parameters and MACs; no network has mo
    the same without inheritance and nothing else changed). The best variant by the validation hypervolume at the end
    then runs on all seeds; LEMONADE runs as it is.
 2. Anytime: the share of the box (`hwnas.box.Box`, equal for all arms) that validation results dominate, over time.
-3. The front of each arm, thinned out by hypervolume, is trained again *identically*, from scratch, and scored on the
+3. Where the volume comes from: what a training adds on average, of a network without a parent, of one that is smaller
+   or larger than its parent, of one that is trained on.
+4. The front of each arm, thinned out by hypervolume, is trained again *identically*, from scratch, and scored on the
    test split.
 
 Each search and each final training is kept in a file of its own, so that the script can be stopped and started again:
@@ -189,6 +191,31 @@ def final_volume(arm, seed, options):
     return None if found is None else volume_at(found["curve"], options.minutes * 60)
 
 
+def gains(arm, seed, options):
+    """What each training of a search has added to the hypervolume, by what it was a training of."""
+    from hwnas.archive import Archive
+    from hwnas.box import Box
+    from hwnas.store import Store
+
+    with Store.open(options.out / f"{arm}-{seed}") as store:
+        box, records = store.read("box", Box.from_json), store.trials()
+    done = [(trial, result) for trial, result in records if result is not None and result.status == "ok"]
+    params = {trial.id: trial.cheap["params"] for trial, _ in records}
+    found = {"no parent": [], "smaller": [], "larger": [], "trained on": []}
+    before = 0.0
+    for count, (trial, _) in enumerate(done, start=1):
+        volume = box.volume(Archive(done[:count], OBJECTIVES).matrix())
+        if trial.parent is None:
+            kind = "no parent"
+        elif not trial.moves:
+            kind = "trained on"
+        else:
+            kind = "smaller" if params[trial.id] < params[trial.parent] else "larger"
+        found[kind].append(volume - before)
+        before = volume
+    return found
+
+
 def best_variants(options):
     """Of each family the arm with the largest validation hypervolume at the end, on the first seed."""
     best = []
@@ -220,6 +247,17 @@ def report(options):
             ends = " ".join(f"{volume_at(found['curve'], total):.3f}" for found in own)
             print(f"{arm:<14}{len(own):>6}{statistics.median(found['trainings'] for found in own):>9.0f}", end="")
             print("".join(f"{volume:>9.4f}" for volume in volumes), f"  {ends}")
+    print("\nvolume that a training adds, mean in thousandths (trainings), all seeds")
+    for arm in (LEMONADE, *best_variants(options)):
+        seeds = [seed for seed in options.seeds if result_of(f"search:{arm}:{seed}", options)]
+        own = [gains(arm, seed, options) for seed in seeds]
+        added = {kind: [gain for found in own for gain in found[kind]] for kind in own[0]} if own else {}
+        cells = [
+            f"{kind} {1e3 * statistics.mean(of_kind):.2f} ({len(of_kind)})"
+            for kind, of_kind in added.items()
+            if of_kind
+        ]
+        print(f"{arm:<14} {', '.join(cells)}")
     print("\nfronts trained identically: test hypervolume, best test accuracy %")
     for arm in (LEMONADE, *best_variants(options)):
         own = [found for seed in options.seeds if (found := result_of(f"finish:{arm}:{seed}", options))]
