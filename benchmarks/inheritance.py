@@ -4,12 +4,12 @@ Every arm gets the same wall time on one core, on a fixed subset of the training
 process of its own. Objectives are error, parameters and MACs; no network has more than a million parameters.
 
 1. Each rival is swept on the first seed: every network trains for so many epochs (``random-e5``), or for the same time,
-   such that there is enough for so many networks (``scratch-n40``; as LEMONADE is planned for 120, ``scratch-n120`` is
-   the same without inheritance and nothing else changed). The best variant by the validation hypervolume at the end
-   then runs on all seeds; LEMONADE runs as it is.
+   such that there is enough for so many networks (``scratch-n40``). LEMONADE is planned for 120, so ``scratch-n120`` is
+   nearest to it; but without inheritance nothing is trained on, and the first networks get no more than the others. The
+   best variant by the validation hypervolume at the end then runs on all seeds; LEMONADE runs as it is.
 2. Anytime: the share of the box (`hwnas.box.Box`, equal for all arms) that validation results dominate, over time.
 3. Where the volume comes from: what a training adds on average, of a network without a parent, of one that is smaller
-   or larger than its parent, of one that is trained on.
+   or not smaller than its parent, of one that is trained on.
 4. The front of each arm, thinned out by hypervolume, is trained again *identically*, from scratch, and scored on the
    test split.
 
@@ -181,8 +181,18 @@ def run_all(tasks, options):
 
 
 def volume_at(curve, seconds):
-    """Hypervolume at a moment."""
-    return max((volume for elapsed, volume in curve if elapsed <= seconds), default=0.0)
+    """Hypervolume at a moment; it may fall, as a network that is trained on is judged anew."""
+    return next((volume for elapsed, volume in reversed(curve) if elapsed <= seconds), 0.0)
+
+
+def seconds_to(curve, aim):
+    """When a hypervolume is had for good."""
+    reached = float("inf")
+    for elapsed, volume in reversed(curve):
+        if volume < aim:
+            break
+        reached = elapsed
+    return reached
 
 
 def final_volume(arm, seed, options):
@@ -201,7 +211,7 @@ def gains(arm, seed, options):
         box, records = store.read("box", Box.from_json), store.trials()
     done = [(trial, result) for trial, result in records if result is not None and result.status == "ok"]
     params = {trial.id: trial.cheap["params"] for trial, _ in records}
-    found = {"no parent": [], "smaller": [], "larger": [], "trained on": []}
+    found = {"no parent": [], "smaller": [], "not smaller": [], "trained on": []}
     before = 0.0
     for count, (trial, _) in enumerate(done, start=1):
         volume = box.volume(Archive(done[:count], OBJECTIVES).matrix())
@@ -210,7 +220,7 @@ def gains(arm, seed, options):
         elif not trial.moves:
             kind = "trained on"
         else:
-            kind = "smaller" if params[trial.id] < params[trial.parent] else "larger"
+            kind = "smaller" if params[trial.id] < params[trial.parent] else "not smaller"
         found[kind].append(volume - before)
         before = volume
     return found
@@ -272,8 +282,7 @@ def report(options):
         for seed in options.seeds:
             aim, found = final_volume(arm, seed, options), result_of(f"search:{LEMONADE}:{seed}", options)
             if aim is not None and found:
-                reached = (elapsed for elapsed, volume in found["curve"] if volume >= aim)
-                shares.append(f"{min(reached, default=float('inf')) / total:.2f}")
+                shares.append(f"{seconds_to(found['curve'], aim) / total:.2f}")
         if shares:
             print(f"{LEMONADE} has the final validation hypervolume of {arm} after {', '.join(shares)} of the time")
 

@@ -25,6 +25,7 @@ from hwnas import manifest as manifests
 from hwnas.quantities import parse_quantity
 from hwnas.selection import Percentile, select
 from hwnas.spec import Spec, parse_budget
+from hwnas.store import Store
 from spaces.errors import HwnasError, SpecError, StoreError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ Max: TypeAlias = Annotated[
 ]
 Device: TypeAlias = Annotated[str | None, typer.Option(help="Which device latency means, where a run has several.")]
 For: TypeAlias = Annotated[
-    list[Path] | None, typer.Option("--for", metavar="ONNX...", help="Networks; default: random ones of the space.")
+    list[Path] | None, typer.Option("--for", metavar="ONNX...", help="Networks; default: random ones for 32x32 images.")
 ]
 MoreFiles: TypeAlias = Annotated[list[Path] | None, typer.Argument(hidden=True)]  # so that --for takes many files
 
@@ -139,8 +140,8 @@ def search(
     }
     chosen = chosen.resolve({key: value for key, value in options.items() if value is not None})
     run = out or default_folder(chosen.data.source)
-    if (run / "study.db").exists():
-        raise StoreError(f"{run} holds a study already. Go on with 'hwnas resume {run}', or name another --out.")
+    if Store.exists(run):  # said at once, before torch is loaded
+        raise StoreError(f"{run} holds a study already. Go on with 'hwnas resume {run}' or name another folder.")
     with _resumable(run):
         from hwnas import study
 
@@ -314,7 +315,7 @@ def check(
 
 
 def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
-    """Networks from files, or samples of a plain space."""
+    """Networks from files, or random plain ones: for ten classes of 32x32 colour images, of up to 128 channels."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -328,10 +329,10 @@ def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto
         models.append(model)
     if models:
         return models
-    from hwnas.sample import sample_models
+    from hwnas.sample import random_networks, untrained_models
     from spaces.plain import PlainSpace
 
-    return sample_models(PlainSpace((3, 32, 32), classes=10), batch, seed)
+    return untrained_models(random_networks(PlainSpace((3, 32, 32), classes=10, max_width=128), seed), batch)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Costs:
     def of(self, archs: Sequence[Arch]) -> list[Cost]:
         """The cost of each network; those not seen before are estimated together."""
         unknown = list({arch.hash: arch for arch in archs if arch.hash not in self._known}.values())
-        columns = [(o.name, o.estimate(unknown)) for o in self.objectives if o.estimate is not None and unknown]
+        columns = [(o.name, o.estimate(unknown)) for o in self.objectives if unknown]
         for row, arch in enumerate(unknown):
             self._known[arch.hash] = {name: column[row] for name, column in columns}
         return [self._known[arch.hash] for arch in archs]

@@ -1,6 +1,7 @@
-"""What the file system and SQLite refuse, as a sentence with a next step."""
+"""Files: written whole or not at all; and what the file system and SQLite refuse, as a sentence with a next step."""
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -53,10 +54,33 @@ def explain(error: OSError | sqlite3.Error, run: Path | None = None, database: P
     if isinstance(error, OSError):
         code, file = error.errno, error.filename
     else:
-        code, file = _ERRNO.get(error.sqlite_errorcode & 0xFF), database
+        # What Python's own module finds wrong, text that is not UTF-8 say, has no code; the file is then corrupt.
+        code, file = _ERRNO.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF), database
     file = file or run
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if code in _ADVICE:
         advice = _ADVICE[code].format(file=file or "a file", place=run or file or "a file", run=run or "RUN")
         return f"{advice} ({reason})"
+    if isinstance(error, sqlite3.Error):
+        return f"{file} cannot be used: {reason}. {RESTORE}"
     return f"{file}: {reason.lower()}" if file else reason
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write `text` (UTF-8) to a temporary file beside `path`, flush it to the disk, then rename it into place.
+
+    Raises:
+        OSError: the folder cannot be written; `path` is as it was and no temporary file stays behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path

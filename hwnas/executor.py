@@ -106,7 +106,7 @@ class Executor:
         """
         recipe = replace(self.recipe, epochs=epochs, seed=seed)
         steps = epochs * batches(len(self.data.train), recipe.batch_size)[0]
-        return replace(recipe, schedule="constant", ema=recipe.ema or decay(steps))
+        return replace(recipe, schedule="constant", ema=decay(steps) if recipe.ema is None else recipe.ema)
 
     def final_recipe(self, epochs: float, seed: int) -> Recipe:
         """The recipe of the last training of a network that the search has trained.

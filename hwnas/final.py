@@ -6,6 +6,7 @@ What an interrupted run has trained already is read back; a budget that was rais
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -90,21 +91,23 @@ def train_all(
         chosen: The finalists to be; the first are trained first.
         stock: The references.
     """
-    table = _timetable(study, chosen, stock)
+    timed = _timed(study, stock)
+    table = _timetable(study, chosen, timed)
     finalists = []
     for place, entry in enumerate(chosen):
         study.update("final training", place, len(chosen))
         training = partial(_train, study, entry, _epochs(study, table, place, entry), _deadline(study, table))
-        finalists.append(_finalist(study, entry.trial, _once(study, f"final/{entry.trial.id}", training)))
+        record = _once(study, f"final/{entry.trial.id}", training, partial(_untrained, study, entry))
+        finalists.append(_finalist(study, entry.trial, record))
     seen = max(finalist.result.info["epochs"] for finalist in finalists)
-    rest = table or _open_end(study, stock)
+    rest = table or _open_end(study, timed)
     ends = study.budget.elapsed + (rest.for_references if table is None else study.budget.left or 0.0)
     references = []
-    for place, reference in enumerate(stock):
-        study.update("references", place, len(stock))
+    for place, (reference, *_) in enumerate(timed):
+        study.update("references", place, len(timed))
         most = rest.reference_epochs(place, ends - study.budget.elapsed)
         training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
-        record = _once(study, f"reference/{reference.name}", training)
+        record = _once(study, f"reference/{reference.name}", training, lambda reason: {"reason": reason})
         if "reason" in record:
             study.progress.note(f"reference {reference.name} left out: {record['reason']}")
         else:
@@ -112,7 +115,23 @@ def train_all(
     return finalists, references
 
 
-def _timetable(study: "Study", chosen: Sequence[Entry], stock: Sequence[Reference]) -> Timetable | None:
+def _timed(study: "Study", stock: Sequence[Reference]) -> list[tuple[Reference, float, float]]:
+    """References that can be trained here, with the seconds of an epoch, and of export, timing and test."""
+    found = []
+    for reference in stock:
+        try:
+            module = reference.build(study.spec.seed).to(study.executor.device)
+            epoch = plan.seconds_per_epoch(module, study.data, study.executor.recipe)
+            export = OWN_SECONDS if reference.peak_memory is not None else FOREIGN_SECONDS
+            found.append((reference, epoch, export + _seconds_to_test(module, study.data)))
+        except TrainingError as error:
+            study.progress.note(f"reference {reference.name} left out: {error}")
+    return found
+
+
+def _timetable(
+    study: "Study", chosen: Sequence[Entry], timed: Sequence[tuple[Reference, float, float]]
+) -> Timetable | None:
     """Measured on real training steps; None without a budget in time."""
     if study.budget.left is None:
         return None
@@ -125,25 +144,16 @@ def _timetable(study: "Study", chosen: Sequence[Entry], stock: Sequence[Referenc
     tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data) for arch in archs]
     tests += [_seconds_to_test_file(arch, data, study.deployment) for arch in archs]
     checks = REPORT_SECONDS + OWN_SECONDS * len(archs) + sum(tests)
-    references, reference_checks = [], []
-    for reference in stock:
-        references.append(_seconds_per_epoch(study, reference))
-        export = OWN_SECONDS if reference.peak_memory is not None else FOREIGN_SECONDS
-        reference_checks.append(export + _seconds_to_test(reference.build(study.spec.seed).to(device), data))
     trained = zip(chosen, finalists, strict=True)
     earlier = statistics.median(entry.result.info["epochs"] * seconds for entry, seconds in trained)
+    references, reference_checks = [epoch for _, epoch, _ in timed], [check for *_, check in timed]
     return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier)
 
 
-def _open_end(study: "Study", stock: Sequence[Reference]) -> Timetable:
+def _open_end(study: "Study", timed: Sequence[tuple[Reference, float, float]]) -> Timetable:
     """Without a budget in time: references may take as much of what the study took as they would get of a budget."""
-    seconds = tuple(_seconds_per_epoch(study, reference) for reference in stock)
-    return Timetable((), 0.0, seconds, (0.0,) * len(stock), REFERENCE_SHARE * study.budget.elapsed)
-
-
-def _seconds_per_epoch(study: "Study", reference: Reference) -> float:
-    module = reference.build(study.spec.seed).to(study.executor.device)
-    return plan.seconds_per_epoch(module, study.data, study.executor.recipe)
+    seconds = tuple(epoch for _, epoch, _ in timed)
+    return Timetable((), 0.0, seconds, (0.0,) * len(timed), REFERENCE_SHARE * study.budget.elapsed)
 
 
 def _seconds_to_test(module: nn.Module, data: Data) -> float:
@@ -186,11 +196,20 @@ def _deadline(study: "Study", table: Timetable | None) -> float | None:
     return time.monotonic() + (study.budget.left or 0.0) - table.checks
 
 
-def _once(study: "Study", name: str, training: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The record of a training: the one that is kept, or a new one. The same search with more time ends anew."""
+def _once(
+    study: "Study", name: str, training: Callable[[], dict[str, Any]], instead: Callable[[str], dict[str, Any]]
+) -> dict[str, Any]:
+    """The record of a training: the one that is kept, or a new one. The same search with more time ends anew.
+
+    Args:
+        study: Where records are kept.
+        name: Of the training.
+        training: Makes the record.
+        instead: Makes one of a reason, if the process has died in this training too often.
+    """
     name = f"end/{study.trainings}/{study.budget.seconds}/{name}"
     if study.store.get(name) is None:
-        study.store.put(name, training())
+        study.store.put(name, study.surviving(name, training, instead))
         study.note_time()
     record: dict[str, Any] = study.store.get(name)
     return record
@@ -207,28 +226,35 @@ def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) 
     trial, executor = entry.trial, study.executor
     arch = study.space.decode(study.space.from_json(trial.genotype))
     _, state = study.parent(trial.id)
-    before = executor.judge(arch, state)  # again: the search may have judged in a lower precision
-    info = {**entry.result.info, "stderr": before.stderr}
-    result = replace(entry.result, values={**entry.result.values, "error": 1 - before.value}, info=info)
-
-    def kept(reason: str) -> dict[str, Any]:
-        study.progress.note(f"{trial.hash[:8]} stays as the search left it: {reason}")
-        return {"result": result.to_json(), "weights": entry.result.weights, "unfinished": reason}
-
     if not epochs:
-        return kept("no time is left to train it any further")
+        return _untrained(study, entry, "no time is left to train it any further")
     recipe = executor.final_recipe(epochs, study.spec.seed)
-    further = replace(trial, fidelity_from=trial.fidelity_to, fidelity_to=trial.fidelity_to + epochs)
+    seen = entry.result.info["epochs"]  # fewer than were planned where a deadline came first
+    further = replace(trial, fidelity_from=seen, fidelity_to=seen + epochs)
     try:
+        before = executor.judge(arch, state)  # again: the search may have judged in a lower precision
         outcome = executor.finish(further, arch, state, recipe, deadline=deadline)
     except TrainingError as error:
-        return kept(str(error))
+        return _untrained(study, entry, str(error))
     after = 1 - outcome.result.values["error"]
     if after < before.value - before.stderr:
-        return kept(f"final training took its accuracy from {100 * before.value:.1f} to {100 * after:.1f} %")
+        why = f"final training took its accuracy from {100 * before.value:.1f} to {100 * after:.1f} %"
+        return _untrained(study, entry, why)
     assert outcome.state is not None
     weights = study.store.save_weights(State(outcome.state.best).flat())
     return {"result": outcome.result.to_json(), "weights": weights}
+
+
+def _untrained(study: "Study", entry: Entry, reason: str) -> dict[str, Any]:
+    """The record of a finalist that stays as the search left it, judged in full precision where that can be."""
+    study.progress.note(f"{entry.trial.hash[:8]} stays as the search left it: {reason}")
+    result = entry.result
+    with suppress(TrainingError):
+        arch = study.space.decode(study.space.from_json(entry.trial.genotype))
+        found = study.executor.judge(arch, study.parent(entry.trial.id)[1])
+        values = {**result.values, "error": 1 - found.value}
+        result = replace(result, values=values, info={**result.info, "stderr": found.stderr})
+    return {"result": result.to_json(), "weights": entry.result.weights, "unfinished": reason}
 
 
 def _finalist(study: "Study", trial: Trial, record: Mapping[str, Any]) -> Finalist:

@@ -22,7 +22,7 @@ from hwnas.references import references
 from latency import measure_many
 from objectives import cost
 from objectives.accuracy import evaluate, predict_logits, score
-from spaces.errors import ExportError, LimitError, TrainingError
+from spaces.errors import ExportError, LatencyError, LimitError, TrainingError
 from spaces.network import Network
 from spaces.onnx import to_onnx
 
@@ -47,7 +47,14 @@ def finish(study: "Study") -> manifests.Manifest:
     study.update("measuring", 0, 1)
     files = [to_onnx(one.arch, one.state.value, batch=study.deployment.batch) for one in finalists]
     stock_files = [one.reference.export(one.module, study.deployment.batch) for one in trained]
-    latencies = _latencies(study, [*files, *stock_files])
+    try:
+        latencies = _latencies(study, [*files, *stock_files])  # all in one go, so that a noisy spell hits all alike
+    except LatencyError as error:
+        if not trained:
+            raise
+        study.progress.note(f"references left out: {error}")
+        trained = []
+        latencies = _latencies(study, files)
     values = _values(study, finalists, latencies)
     kept = _front(study, finalists, values)
     folder = study.store.path / manifests.FRONT
@@ -102,6 +109,8 @@ def _chosen(study: "Study") -> list[Entry]:
     """The finalists: what is useful of the front within the limits, thinned out by hypervolume; most accurate first."""
     archive = study.strategy.archive
     if not archive.entries:
+        if not study.strategy.records:
+            raise LimitError("no network was found that keeps the limits; raise them, or use search.strategy: lemonade")
         reasons = [result.reason for _, result in study.strategy.records if result is not None]
         raise TrainingError(f"none of {len(reasons)} trainings succeeded; the first {reasons[0]}")
     within = archive.within(study.spec.limits)
@@ -116,7 +125,7 @@ def _chosen(study: "Study") -> list[Entry]:
 
 
 def _latencies(study: "Study", files: Sequence[onnx.ModelProto]) -> list[manifests.Latency]:
-    """Predicted and measured, all networks in one go, so that a noisy spell hits all alike."""
+    """Predicted and measured."""
     predicted = study.table.predict_many(files)
     measured = measure_many(study.table.runtime, files, study.table.header.protocol)
     table = study.table.snapshot()
@@ -221,7 +230,7 @@ def _model(
 
 def _lineage(study: "Study", finalist: Finalist) -> list[dict[str, Any]]:
     """How a finalist came to be; its last step is the final training."""
-    steps = lineage(finalist.trial, lambda id: study.strategy.record(id)[0], study.space)
+    steps = lineage(finalist.trial.id, study.strategy.record, study.space)
     if finalist.unfinished is None:
         seed, epochs = study.spec.seed, finalist.result.info["epochs"]
         steps.append({"trial": finalist.trial.id, "init": "checkpoint", "seed": seed, "moves": [], "epochs": epochs})

@@ -58,7 +58,7 @@ class Lemonade(Strategy):
         epochs: Passes over the training data for each child.
         initial_epochs: The same for the first generation.
         proposals: Children judged on cheap objectives for each that is trained.
-        revisit: Part of the trainings that goes to the front itself, 0..1.
+        revisit: Part of the trainings that goes to the front itself, 0..1; none without inheritance.
         max_parents: Most networks that parents are drawn from.
         inherit: Whether children start from their parents' weights; otherwise from scratch.
         paper_density: The density in the form of the paper (see :func:`hwnas.density.rarity`).
@@ -151,7 +151,7 @@ class Lemonade(Strategy):
         drafts: list[Draft] = []
         seen = self.seen
         for _ in range(MOST_ROUNDS):
-            parents = rng.choice(len(front), size=self.proposals * count, p=chances)
+            parents = rng.choice(len(front), size=self.proposals * (count - len(drafts)), p=chances)
             drafts += self._children([front.entries[i] for i in parents], seen, rng)
             if len(drafts) >= count:
                 break

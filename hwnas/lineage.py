@@ -4,33 +4,33 @@ from collections.abc import Callable
 from typing import Any
 
 from hwnas.executor import CALIBRATION_IMAGES
-from hwnas.trial import Trial
+from hwnas.trial import Result, Trial
 from spaces.morphisms import move_from_json
 from spaces.space import Space
 
 
-def lineage(trial: Trial, trial_of: Callable[[int], Trial], space: Space[Any]) -> list[dict[str, Any]]:
+def lineage(id: int, record: Callable[[int], tuple[Trial, Result | None]], space: Space[Any]) -> list[dict[str, Any]]:
     """From a network's first ancestor on, each training: trial, first weights, seed, moves, and epochs at its end.
 
     Args:
-        trial: The last of them.
-        trial_of: The trial of an id.
+        id: The last of them.
+        record: The trial of an id, and its result.
         space: What the networks belong to.
 
     Returns:
         A mapping for each training; the first has the genotype too, from which the moves lead to all others.
     """
-    chain = [trial]
-    while (parent := chain[-1].parent) is not None:
-        chain.append(trial_of(parent))
-    chain.reverse()
     steps: list[dict[str, Any]] = []
-    for one in chain:
-        moves = list(one.moves)
-        if one.init == "parent" and one.parent is not None:
-            moves = _moves(one, trial_of(one.parent), space)
-        steps.append({"trial": one.id, "init": one.init, "seed": one.seed, "moves": moves, "epochs": one.fidelity_to})
-    return [{"genotype": chain[0].genotype, **steps[0]}, *steps[1:]]
+    following: int | None = id
+    while following is not None:
+        trial, result = record(following)
+        moves = list(trial.moves)
+        if trial.init == "parent" and trial.parent is not None:
+            moves = _moves(trial, record(trial.parent)[0], space)
+        epochs = trial.fidelity_to if result is None else result.info.get("epochs", trial.fidelity_to)
+        steps.append({"trial": trial.id, "init": trial.init, "seed": trial.seed, "moves": moves, "epochs": epochs})
+        following = trial.parent
+    return [{"genotype": trial.genotype, **steps[-1]}, *reversed(steps[:-1])]
 
 
 def _moves(trial: Trial, parent: Trial, space: Space[Any]) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ class Lock:
     """
 
     def __init__(self, file: Path) -> None:
-        if (os.getpid(), file) in _held:
+        self._key = (os.getpid(), file)
+        if self._key in _held:
             raise StoreError(
                 f"{file.parent} is open for writing in this process already (pid {os.getpid()}); close it first."
             )
@@ -45,9 +46,9 @@ class Lock:
         except BaseException:
             self._file.close()
             raise
-        _held.add((os.getpid(), file))
+        _held.add(self._key)
 
     def release(self) -> None:
         """Let others write."""
-        _held.discard((os.getpid(), Path(self._file.name)))
+        _held.discard(self._key)
         self._file.close()

@@ -5,12 +5,12 @@
 bytes, and a number that is not known is null.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hwnas import disk
 from spaces.errors import StoreError
 
 FRONT = "front"
@@ -163,7 +163,7 @@ def write(manifest: Manifest, folder: Path) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    return write_atomically(folder / FILE_NAME, manifest.model_dump_json(indent=2) + "\n")
+    return disk.write_atomically(folder / FILE_NAME, manifest.model_dump_json(indent=2) + "\n")
 
 
 def read(folder: Path) -> Manifest:
@@ -205,23 +205,3 @@ def path_in(folder: Path) -> Path:
         f"{folder} is not a run folder: it holds neither {FRONT}/{FILE_NAME} nor study.db. "
         "Name a folder that 'hwnas search' made."
     )
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write `text` (UTF-8) to a temporary file beside `path`, flush it to the disk, then rename it into place.
-
-    Raises:
-        OSError: the folder cannot be written; `path` is as it was and no temporary file stays behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path

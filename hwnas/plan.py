@@ -13,6 +13,7 @@ from objectives.batches import batches
 from objectives.cost import macs
 from objectives.data import Data
 from objectives.fastest import best_precision, best_threads
+from objectives.modules import out_of_memory_is_an_error
 from objectives.recipe import Precision, Recipe
 from objectives.step import training_step
 from spaces.arch import Arch
@@ -97,7 +98,8 @@ def measure(
     recipe = replace(recipe, precision=precision)
     if epochs is not None or seconds is None:
         epochs = epochs or DEFAULT_EPOCHS
-        children, first = Schedule.constant(epochs), Schedule.constant(initial_epochs or 2 * epochs)
+        children = Schedule.constant(epochs)
+        first = Schedule.constant(initial_epochs or (2 * epochs if inherit else epochs))
     else:
         times = [seconds_per_epoch(network(arch, device), data, recipe) for arch in archs]
         work = [macs(arch) for arch in archs]
@@ -118,6 +120,7 @@ def network(arch: Arch, device: torch.device) -> Network:
     return Network(arch, initial_state(arch).value).to(device)
 
 
+@out_of_memory_is_an_error()
 def seconds_per_epoch(module: torch.nn.Module, data: Data, recipe: Recipe) -> float:
     """Expected seconds for one pass over the training data, from the median of a few steps."""
     step = training_step(module, data.train, recipe)

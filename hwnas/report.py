@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from hwnas import disk
 from hwnas import manifest as manifests
 from hwnas.manifest import Manifest, Model, Network
 from hwnas.plot import Point, draw
@@ -33,7 +34,7 @@ def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> No
         OSError: the folder cannot be written.
     """
     manifests.write(manifest, folder / manifests.FRONT)
-    manifests.write_atomically(folder / "front.csv", frame(manifest).to_csv(index=False))
+    disk.write_atomically(folder / "front.csv", frame(manifest).to_csv(index=False))
     draw(
         folder / "front.png",
         [*archive, *points(manifest)],

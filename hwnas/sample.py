@@ -1,10 +1,12 @@
 """Sample networks: untrained ones that stand for a space where a latency table is to be built or checked."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
+from spaces.arch import Arch
 from spaces.onnx import to_onnx
 from spaces.space import Space
 from spaces.state import initial_state
@@ -12,29 +14,55 @@ from spaces.state import initial_state
 #: How many are taken: below 19 a check has no interval of its own.
 COUNT = 20
 
-#: Steps in which so many different ones are looked for.
-MOST_STEPS = 200
+#: Draws in which so many different ones are looked for.
+MOST_DRAWS = 200
 
 
-def sample_models(space: Space[Any], batch: int = 1, seed: int = 0, count: int = COUNT) -> list[onnx.ModelProto]:
-    """The networks that a search of the space begins with, and random ones on walks from there, as ONNX.
+def first_networks(space: Space[Any], seed: int) -> list[Arch]:
+    """Networks as a search sees them first: what it begins with, their children and the children of those.
 
     Args:
         space: What they belong to.
-        batch: Images at a time.
-        seed: Of the walks.
-        count: How many different ones; fewer where the space has not so many.
+        seed: Of the random moves.
     """
     rng = np.random.default_rng(seed)
     genotypes = list(space.starts())
-    models: dict[str, onnx.ModelProto] = {}
-    for step in range(MOST_STEPS):
-        arch = space.decode(genotypes[step])
-        if arch.hash not in models:
-            models[arch.hash] = to_onnx(arch, initial_state(arch).value, batch=batch)
-            models[arch.hash].graph.name = f"sample-{len(models)}"
-        if len(models) == count:
+    found: dict[str, Arch] = {}
+    for draw in range(MOST_DRAWS):
+        arch = space.decode(genotypes[draw])
+        found[arch.hash] = arch
+        if len(found) == COUNT:
             break
-        proposed = space.propose(genotypes[step], rng)
-        genotypes.append(genotypes[step] if proposed is None else proposed[1].genotype)
-    return list(models.values())
+        proposed = space.propose(genotypes[draw], rng)
+        genotypes.append(genotypes[draw] if proposed is None else proposed[1].genotype)
+    return list(found.values())
+
+
+def random_networks(space: Space[Any], seed: int) -> list[Arch]:
+    """Networks from all over the space, as random search draws them.
+
+    Args:
+        space: What they belong to.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, Arch] = {}
+    for _ in range(MOST_DRAWS):
+        arch = space.decode(space.sample(rng))
+        found[arch.hash] = arch
+        if len(found) == COUNT:
+            break
+    return list(found.values())
+
+
+def untrained_models(archs: Sequence[Arch], batch: int = 1) -> list[onnx.ModelProto]:
+    """Networks as ONNX, with random weights.
+
+    Args:
+        archs: Which.
+        batch: Images at a time.
+    """
+    models = [to_onnx(arch, initial_state(arch).value, batch=batch) for arch in archs]
+    for number, model in enumerate(models):
+        model.graph.name = f"sample-{number}"
+    return models

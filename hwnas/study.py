@@ -1,25 +1,25 @@
 """`Study`: one search from images and a device to a front, in a run folder that survives being killed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel
 
-from hwnas import front, plan
+from hwnas import disk, front, plan
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
 from hwnas.executor import Executor, Outcome
 from hwnas.lemonade import Lemonade
 from hwnas.limits import starts_within
-from hwnas.manifest import write_atomically
+from hwnas.manifest import FILE_NAME, FRONT
 from hwnas.progress import Progress, Quiet
 from hwnas.quantities import format_duration
-from hwnas.sample import sample_models
+from hwnas.sample import first_networks, untrained_models
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
@@ -37,6 +37,8 @@ from spaces.state import State
 
 #: So often a process may die in the training of a network before that counts as failed.
 MOST_DEATHS = 2
+
+Made = TypeVar("Made")
 
 SPEC_FILE = "spec.yaml"
 DATA_FILE = "data.txt"
@@ -67,11 +69,14 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
         if out.resolve().is_relative_to(folder):  # it would be taken for a class at the next start
             raise StoreError(f"{out} lies in the folder of the images; name a run folder elsewhere by --out")
         spec = spec.resolve({"data.source": str(folder)})  # a resume from elsewhere has to find it again
+    before = set(out.glob(f"*{TABLE_FILE}*"))
     with progress, Store.create(out, spec.to_json()) as store:
         try:
             study = Study(spec, load(spec, progress), store, progress, began)
-        except HwnasError:
-            store.discard()  # nothing was trained; with a better specification the same folder will do
+        except HwnasError:  # nothing was trained; with a better specification the same folder will do
+            for file in set(out.glob(f"*{TABLE_FILE}*")) - before:  # its check is of a space that cannot be
+                file.unlink()
+            store.discard()
             raise
         study.run()
     return out
@@ -95,6 +100,8 @@ def resume(out: str | Path, progress: Progress | None = None, budget: float | No
     began = time.monotonic()
     with progress, Store.open(out, write=True) as store:
         spec = store.read("spec", Spec.from_json)
+        if _edited(out / SPEC_FILE, spec):
+            progress.note(f"{out / SPEC_FILE} was edited, which changes nothing: a study goes on as it began")
         if budget is not None:
             used = store.read("seconds used", float, 0.0)
             if budget <= used:
@@ -107,6 +114,18 @@ def resume(out: str | Path, progress: Progress | None = None, budget: float | No
         store.put("spec", spec.to_json())
         study.run()
     return out
+
+
+def _died(times: int) -> str:
+    return f"the process died {times} times while it was trained; it may be too large for the memory"
+
+
+def _edited(file: Path, spec: Spec) -> bool:
+    """Whether a file no longer says what it was written to say."""
+    try:
+        return file.exists() and Spec.load(file) != spec
+    except SpecError:
+        return True
 
 
 def load(spec: Spec, progress: Progress | None = None) -> Data:
@@ -199,11 +218,11 @@ class Study:
 
     def run(self) -> None:
         """Search until the budget says so, then finish; nothing, where both are done."""
-        write_atomically(self.store.path / SPEC_FILE, self.spec.dump())
-        write_atomically(self.store.path / DATA_FILE, self.data.report.text())
+        disk.write_atomically(self.store.path / SPEC_FILE, self.spec.dump())
+        disk.write_atomically(self.store.path / DATA_FILE, self.data.report.text())
         self.search()
         end = [self.trainings, self.spec.budget.time, self.spec.to_json()["final"]]
-        if self.store.get("finished") == end:
+        if self.store.get("finished") == end and (self.store.path / FRONT / FILE_NAME).is_file():
             self.progress.note(f"{self.store.path} is finished; give it more by a larger --budget")
             return
         front.finish(self)
@@ -221,7 +240,7 @@ class Study:
                 self.store.sweep(self._wanted())
                 trials = waiting or self.strategy.ask(self._room())
                 if not trials:
-                    self.progress.note("the space holds no further network within its bounds and limits")
+                    self.progress.note("no further network was found within the bounds of the space and the limits")
                     break
                 if not waiting:
                     self.store.add_trials(trials)
@@ -241,10 +260,21 @@ class Study:
             deaths = self.store.get(name, 0) + 1
             self.store.put(name, deaths)
             if deaths >= MOST_DEATHS:
-                reason = f"the process died {deaths} times while it was trained; it may be too large for the memory"
-                self._keep(Outcome(first, Result({}, 0.0, status="failed", reason=reason), None))
+                self._keep(Outcome(first, Result({}, 0.0, status="failed", reason=_died(deaths)), None))
                 return waiting[1:]
         return waiting
+
+    def surviving(self, name: str, work: Callable[[], Made], instead: Callable[[str], Made]) -> Made:
+        """What the work makes; where the process has died in it too often, what is made of that reason instead."""
+        name = f"deaths in {name}"
+        deaths = self.store.get(name, 0)
+        if deaths >= MOST_DEATHS:
+            return instead(_died(deaths))
+        self.store.put(name, deaths + 1)
+        try:
+            return work()
+        finally:  # whatever ends it, but a kill
+            self.store.put(name, deaths)
 
     def _evaluate(self, trials: Sequence[Trial]) -> None:
         for outcome in self.executor.run(trials, self.budget.training_deadline):
@@ -318,7 +348,7 @@ class Study:
     def _check_table(self) -> None:
         """Hold the table against whole networks of the space: limits are judged by its error, which is unknown else."""
         if "latency" in self.objectives and self.table.header.check is None:
-            check(self.table, sample_models(self.space, self.deployment.batch, self.spec.seed))
+            check(self.table, untrained_models(first_networks(self.space, self.spec.seed), self.deployment.batch))
 
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""

@@ -29,7 +29,7 @@ def load(path: str | Path) -> Any:
         raise SpecError(f"{path}, line {line}: {error.problem}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date, a number of thousands of digits
         raise SpecError(f"{path} is not YAML: {error}") from error
-    except (KeyError, AttributeError) as error:  # what PyYAML makes of !!bool maybe and of !!timestamp now
+    except (LookupError, AttributeError) as error:  # what PyYAML makes of !!bool maybe, !!int "" and !!timestamp now
         raise SpecError(f"{path} is not YAML: a value does not fit the type that its !!tag names") from error
 
 

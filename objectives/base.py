@@ -26,23 +26,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, and how it is known.
+    """What is minimised and known before anything is trained; the error alone is known by training only.
 
     Attributes:
         name: As users write it in a specification.
         unit: For tables and axes.
-        estimate: Architectures -> one estimate each, without training; None where only training tells.
+        estimate: Architectures -> one estimate each.
     """
 
     name: str
     unit: str
-    estimate: Callable[[Sequence[Arch]], list[Estimate]] | None = None
-
-    @property
-    def cheap(self) -> bool:
-        """Whether it is known before anything is trained."""
-        return self.estimate is not None
-
-
-#: Validation error as a fraction: known by training only.
-ERROR = Objective("error", "fraction")
+    estimate: Callable[[Sequence[Arch]], list[Estimate]]

@@ -1,7 +1,6 @@
 """The fastest way to train here: threads and precision, measured on real steps, not assumed."""
 
 import functools
-import os
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -11,6 +10,7 @@ from typing import TypeVar, get_args
 import torch
 from torch import nn
 
+from latency.deployment import usable_cores
 from objectives.batches import batches
 from objectives.data import Split
 from objectives.modules import device_of, out_of_memory_is_an_error, seeded
@@ -40,10 +40,10 @@ def best_threads(step: Callable[[], object], *, rounds: int = 5) -> int:
         rounds: Timed turns each count gets, unless ``MEASURE_SECONDS`` are over before.
 
     >>> weight = torch.zeros(8, 8)
-    >>> 1 <= best_threads(lambda: weight @ weight) <= (os.cpu_count() or 1)
+    >>> 1 <= best_threads(lambda: weight @ weight) <= usable_cores()
     True
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     counts = sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})
 
     def turn(count: int) -> None:

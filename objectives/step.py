@@ -14,12 +14,12 @@ from objectives.recipe import Recipe
 
 
 class Step:
-    """One optimiser step. Nothing in it waits for the device: steps can queue up, or be captured once and replayed.
+    """One optimiser step. Nothing in it waits for the device, so that steps queue up.
 
     Args:
         module: What is trained, in place.
         split: Where the batches come from; no label in it may lack a logit.
-        recipe: How; its precision must be settled.
+        recipe: How; precision "auto" counts as fp32.
         teacher: A network to be near to, or None.
         momentum: Buffers to start from, by parameter name; what it leaves out starts at zero.
     """

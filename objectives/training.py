@@ -155,6 +155,11 @@ class _Average:
         average(list(self.tensors.values()), list(tensors_of(module).values()), self.steps)
 
 
+def _remedy(recipe: Recipe) -> str:
+    clip = "set clip" if recipe.clip is None else f"a smaller clip than {recipe.clip:g}"
+    return f"train with a smaller lr than {recipe.lr:g}, or {clip}"
+
+
 def _finite(losses: list[Tensor], done: int, total: int, recipe: Recipe) -> list[float]:
     """The losses of the last steps as numbers, in one transfer."""
     values: list[float] = torch.stack(losses).tolist()
@@ -163,7 +168,7 @@ def _finite(losses: list[Tensor], done: int, total: int, recipe: Recipe) -> list
             lr = learning_rate(recipe, (step - 0.5) / total)
             raise TrainingError(
                 f"diverged: the loss was {value} at step {step} of {total}, at a learning rate of {lr:.3g}; "
-                f"train with a smaller lr than {recipe.lr:g}, or a smaller clip"
+                + _remedy(recipe)
             )
     return values
 
@@ -175,5 +180,5 @@ def _refuse_broken_weights(module: nn.Module, done: int, recipe: Recipe) -> None
         names = [name for name, total in sums.items() if not total.isfinite()]
         raise TrainingError(
             f"diverged: after step {done} {', '.join(names[:3])} {'is' if len(names) == 1 else 'are'} not finite; "
-            f"train with a smaller lr than {recipe.lr:g}, or a smaller clip"
+            + _remedy(recipe)
         )

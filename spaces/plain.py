@@ -80,7 +80,9 @@ class PlainSpace(Space[Arch]):
         for start in self.starts()[:1]:
             why = self.refusal(start)
             if why is not None:
-                raise SpecError(f"the bounds leave no network, not even the smallest: {why}")
+                raise SpecError(
+                    f"the bounds leave none of the networks that a search begins with; of the smallest: {why}"
+                )
 
     def plain(self, widths: Sequence[int], convs: Sequence[int], kernel: int = 3, separable: bool = False) -> Arch:
         """A chain of convolutions.
@@ -102,15 +104,17 @@ class PlainSpace(Space[Arch]):
         return chain(*ops, GlobalPool(), Linear(self.classes)).canonical()
 
     def starts(self) -> list[Arch]:
-        """The smallest network, and plain chains of one and two convolutions a stage, each twice as wide as the last.
+        """Plain chains, small to large.
 
-        The smallest has one convolution a stage, of the least width everywhere, separable where that is allowed.
+        The first has one convolution a stage, of the least width everywhere, separable where that is allowed. The
+        others have one or two convolutions a stage, each stage twice as wide as the one before.
         """
+        kernel = 3 if self.max_kernel >= 3 else 1
         separable = self.separable and 2 * self.stages - 1 <= self.max_depth
-        found = [self.plain([self.min_width] * self.stages, [1] * self.stages, separable=separable)]
+        found = [self.plain([self.min_width] * self.stages, [1] * self.stages, kernel, separable)]
         for width in (self.min_width, 2 * self.min_width, 4 * self.min_width):
             widths = [min(width * 2**stage, self.max_width) for stage in range(self.stages)]
-            found += [self.plain(widths, [count] * self.stages) for count in (1, 2)]
+            found += [self.plain(widths, [count] * self.stages, kernel) for count in (1, 2)]
         fitting = [arch for arch in dict.fromkeys(found) if self.refusal(arch) is None]
         return fitting or found[:1]
 

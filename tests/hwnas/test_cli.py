@@ -21,7 +21,6 @@ from hwnas.cli import app
 from hwnas.manifest import Manifest
 from hwnas.progress import Progress, Quiet
 from hwnas.spec import Spec
-from spaces.plain import PlainSpace
 
 DEVICE = "ort-cpu_test_t1_b1_fp32"
 
@@ -254,7 +253,7 @@ def test_search_without_options_is_the_default_run(study: Recorder) -> None:
 def test_search_refuses_a_folder_with_a_study(study: Recorder, tmp_path: Path) -> None:
     (tmp_path / "study.db").touch()
     sentence = refused("search", "--out", tmp_path)
-    assert sentence.strip().endswith(f"Go on with 'hwnas resume {tmp_path}', or name another --out.")
+    assert sentence.strip().endswith(f"Go on with 'hwnas resume {tmp_path}' or name another folder.")
     assert not study.asked
 
 
@@ -397,9 +396,9 @@ def test_profile_and_check_refuse_what_they_cannot_read(nets: list[Path], tmp_pa
     assert "table.csv" in refused("check", table)
 
 
-def test_profile_and_check_share_only_the_networks_that_a_search_begins_with() -> None:
+def test_random_networks_differ_between_profile_and_check() -> None:
     built, held_out = (
         {model.graph.SerializeToString() for model in cli._networks([], batch=1, seed=seed)} for seed in (0, 1)
     )
     assert len(built) == len(held_out) == 20
-    assert len(built & held_out) <= len(PlainSpace((3, 32, 32), classes=10).starts()) < 10
+    assert not built & held_out

@@ -88,6 +88,12 @@ def test_from_scratch(trained):
     assert outcome.state.momentum.keys() == {name for name, param in START.params.items() if param.trainable}
 
 
+def test_the_moving_average_reaches_over_a_quarter_of_the_steps_if_nobody_says_otherwise():
+    steps, _ = batches(len(digits().train), RECIPE.batch_size)
+    assert make().search_recipe(20.0, 0).ema == decay(20 * steps) > decay(20)
+    assert make(recipe=replace(RECIPE, ema=0.0)).search_recipe(20.0, 0).ema == 0.0
+
+
 def test_the_same_trial_gives_the_same_tensors(parent):
     again = [run(make({0: parent}), child(parent[0], Widen("n2", 0, 8, seed=3)))[0].state.flat() for _ in range(2)]
     assert all(torch.equal(tensor, again[1][name]) for name, tensor in again[0].items())
@@ -101,8 +107,7 @@ def test_a_child_begins_as_what_its_parent_was(parent, trained):
     assert trained[0]["teacher"] is None
     assert trained[0]["recipe"].epochs == 1
     assert trained[0]["recipe"].lr == RECIPE.lr
-    steps, _ = batches(len(digits().train), RECIPE.batch_size)
-    assert (trained[0]["recipe"].schedule, trained[0]["recipe"].ema) == ("constant", decay(steps))
+    assert (trained[0]["recipe"].schedule, trained[0]["recipe"].ema) == ("constant", decay(6))
     momentum = trained[0]["momentum"]
     assert momentum.keys() == {name for name, param in arch.params.items() if param.trainable}
     assert any(tensor.abs().max() > 0 for tensor in momentum.values())

@@ -10,22 +10,14 @@ import torch
 from hwnas import final, front, study, verify
 from hwnas import manifest as manifests
 from hwnas.final import Finalist, train_all
-from hwnas.progress import Quiet
 from hwnas.references import references
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.study import Study
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Accuracy
-from tests.hwnas.toys import short
-
-
-class Notes(Quiet):
-    def __init__(self):
-        self.all = []
-
-    def note(self, text):
-        self.all.append(text)
+from spaces.errors import LatencyError, TrainingError
+from tests.hwnas.toys import Notes, short
 
 
 @pytest.fixture
@@ -169,7 +161,7 @@ def test_without_a_budget_in_time_references_are_bounded_by_what_the_study_took(
 def test_time_is_shared_out_by_what_was_measured(opened):
     opened.budget.seconds = opened.budget.elapsed + 50.0
     chosen, stock = front._chosen(opened), references(opened.space, opened.data, [1e5])
-    table = final._timetable(opened, chosen, stock)
+    table = final._timetable(opened, chosen, final._timed(opened, stock))
     assert len(table.finalists) == 3
     assert len(table.references) == len(table.reference_checks) == len(stock) == 3
     assert all(seconds > 0 for seconds in (*table.finalists, *table.references, *table.reference_checks))
@@ -193,6 +185,43 @@ def test_a_reference_that_diverges_is_left_out_and_says_so(opened):
     _, trained = train_all(opened, front._chosen(opened), stock)
     assert trained == []
     assert opened.progress.all[-1].startswith(f"reference {stock[0].name} left out: diverged")
+
+
+def test_a_reference_that_does_not_fit_into_memory_is_left_out_and_says_so(opened):
+    def enormous(seed):
+        raise TrainingError("out of memory: so many bytes")
+
+    first, second, *_ = references(opened.space, opened.data, [1e5])
+    _, trained = train_all(opened, front._chosen(opened), [replace(first, build=enormous), second])
+    assert [one.reference.name for one in trained] == [second.name]
+    assert f"reference {first.name} left out: out of memory: so many bytes" in opened.progress.all
+
+
+def test_a_reference_whose_latency_cannot_be_had_is_left_out_and_says_so(opened):
+    opened.spec = opened.spec.resolve({"final.references": True})
+    real = opened.table.predict_many
+
+    def refusing(files):
+        if len(files) > len(front._chosen(opened)):
+            raise LatencyError("no such operator")
+        return real(files)
+
+    opened.table.predict_many = refusing
+    manifest = front.finish(opened)
+    assert manifest.models
+    assert manifest.references == []
+    assert "references left out: no such operator" in opened.progress.all
+
+
+def test_a_final_training_in_which_the_process_died_twice_is_not_tried_again(opened):
+    entry, *_ = chosen = front._chosen(opened)
+    opened.budget.seconds = 1e6  # another end than the one that is kept
+    end = f"deaths in end/{opened.trainings}/{opened.budget.seconds}/final"
+    opened.store.put(f"{end}/{entry.trial.id}", study.MOST_DEATHS)
+    first, *others = train_all(opened, chosen, [])[0]
+    assert first.unfinished == "the process died 2 times while it was trained; it may be too large for the memory"
+    assert all(other.unfinished is None for other in others)
+    assert opened.store.get(f"{end}/{others[0].trial.id}") == 0  # an end that is no kill is no death
 
 
 # Files

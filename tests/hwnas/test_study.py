@@ -31,7 +31,7 @@ from spaces.arch import Arch
 from spaces.errors import HwnasError, LimitError, SpecError, StoreError, TrainingError
 from spaces.morphisms import move_from_json
 from spaces.plain import PlainSpace
-from tests.hwnas.toys import FATAL, Search, short
+from tests.hwnas.toys import FATAL, Notes, Search, short
 
 pytestmark = pytest.mark.usefixtures("table_cache")
 
@@ -213,8 +213,9 @@ def copied(folder, tmp_path):
     return Path(shutil.copytree(folder, tmp_path / "run"))
 
 
-def test_resuming_a_finished_run_only_measures_again(searched, tmp_path):
+def test_an_end_that_was_lost_is_made_again(searched, tmp_path):
     out = copied(searched, tmp_path)
+    shutil.rmtree(out / "front")
     assert study.resume(out) == out
     assert records(out) == records(searched)
     before, after = ({model.id: model for model in verify(folder).models} for folder in (searched, out))
@@ -222,6 +223,18 @@ def test_resuming_a_finished_run_only_measures_again(searched, tmp_path):
     for id in before.keys() & after.keys():  # latency, measured anew, decides who else is of the front
         assert after[id].accuracy == before[id].accuracy
         assert after[id].epochs == before[id].epochs
+
+
+def test_an_edited_specification_changes_nothing_and_a_note_says_so(searched, tmp_path):
+    out, notes = copied(searched, tmp_path), Notes()
+    study.resume(out, notes)
+    assert not any("was edited" in note for note in notes.all)
+    for text in ("seed: 7", "no such key: 1"):
+        (out / "spec.yaml").write_text(text)
+        study.resume(out, notes)
+        assert f"{out / 'spec.yaml'} was edited, which changes nothing: a study goes on as it began" in notes.all
+        assert Spec.load(out / "spec.yaml") == short()
+        notes.all.clear()
 
 
 def test_a_finished_run_with_more_time_goes_on_and_ends_anew(searched, tmp_path):
@@ -419,11 +432,16 @@ def test_a_limit_that_nothing_can_meet_is_said_before_any_training(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(LimitError, match=r"keep params <= 100; the smallest found: params \d+\. Raise the limit"):
         study.search(short(**{"limits.params": "100"}), out)
-    assert not Store.exists(out)
+    assert not out.exists()
     study.search(short(**{"limits.params": "1k", "budget.trainings": 2, "final.models": 1}), out)  # the same folder
     (model,) = verify(out).models
     assert model.params <= 1000
     assert model.over_limits == []
+
+
+def test_random_search_that_draws_nothing_within_the_limits_says_so(tmp_path):
+    with pytest.raises(LimitError, match="no network was found that keeps the limits; raise them, or use search"):
+        study.search(short(**{"limits.params": "250", "search.strategy": "random"}), tmp_path / "run")
 
 
 def test_without_a_single_good_training_there_is_a_sentence(tmp_path):
@@ -443,7 +461,7 @@ def test_an_exhausted_space_ends_the_search(tmp_path):
 
     out = study.search(short(**four, **{"space.skips": False, "budget.trainings": 50}), tmp_path, Noting())
     assert len({trial.hash for trial, _ in records(out)}) == 4
-    assert notes[-1] == "the space holds no further network within its bounds and limits"
+    assert notes[-1] == "no further network was found within the bounds of the space and the limits"
     verify(out)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from hwnas import study
 from hwnas.costs import Costs
 from hwnas.executor import Executor
-from hwnas.progress import Progress, Status
+from hwnas.progress import Progress, Quiet, Status
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import Strategy
@@ -30,6 +30,16 @@ SPACE = PlainSpace((1, 8, 8), classes=3, stages=2, max_width=32, max_depth=8, ma
 FOUR_NETWORKS = PlainSpace(
     (1, 8, 8), classes=2, stages=1, max_depth=1, max_width=16, max_kernel=3, separable=False, skips=False
 )
+
+
+class Notes(Quiet):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.all.append(text)
 
 
 def costs(limits: Mapping[str, float] | None = None, snapshot: str | None = None) -> Costs:

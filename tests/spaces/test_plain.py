@@ -168,9 +168,9 @@ def test_a_separable_chain_begins_with_a_dense_convolution():
         ({"min_width": 16, "max_width": 8}, "widths from 16 to 8: the first must be 1 to the second"),
         ({"min_width": 0}, "widths from 0 to 512: the first must be 1 to the second"),
         ({"classes": 1}, "classes is 1, there must be at least 2"),
-        ({"max_params": 100}, "the bounds leave no network, not even the smallest: .* parameters, max_params is 100"),
-        ({"max_depth": 2}, "the bounds leave no network, not even the smallest: 3 convolutions, max_depth is 2"),
-        ({"max_kernel": 1}, "the bounds leave no network, not even the smallest: a kernel larger than max_kernel, 1"),
+        ({"max_params": 100}, "of the smallest: .* parameters, max_params is 100"),
+        ({"max_depth": 2}, "a search begins with; of the smallest: 3 convolutions, max_depth is 2"),
+        ({"max_kernel": 0}, "of the smallest: a kernel larger than max_kernel, 0"),
     ],
 )
 def test_a_space_that_cannot_be_says_why(changes, why):
