@@ -132,7 +132,8 @@ def example_limit(manifest: Manifest) -> str | None:
         name, values = "params", [float(model.params) for model in manifest.models]
     middle = sorted(values)[len(values) // 2]
     step = 10.0 ** (math.floor(math.log10(middle)) - 1)
-    return f"{name}={format_quantity(name, math.ceil(middle / step) * step)}"
+    rounded = float(f"{math.ceil(middle / step) * step:.2g}")  # 0.0096, not 0.009600000000000001
+    return f"{name}={format_quantity(name, rounded)}"
 
 
 def selection_lines(selection: Selection, folder: Path) -> list[str]:

@@ -67,6 +67,13 @@ def test_table_marks_references_predictions_and_broken_limits(manifest: Manifest
 
 def test_example_limit_is_one_that_parts_the_front(manifest: Manifest) -> None:
     assert report.example_limit(manifest) == "latency=2ms"
+    quick = [
+        model.model_copy(
+            update={"latency": {key: one.model_copy(update={"p50_ms": 0.00955}) for key, one in model.latency.items()}}
+        )
+        for model in manifest.models
+    ]
+    assert report.example_limit(manifest.model_copy(update={"models": quick})) == "latency=9.6us"
     untimed = [model.model_copy(update={"latency": {}}) for model in manifest.models]
     assert report.example_limit(manifest.model_copy(update={"models": untimed})) == "params=100k"
     assert report.example_limit(manifest.model_copy(update={"models": untimed[:1]})) is None
