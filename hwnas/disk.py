@@ -1,7 +1,6 @@
-"""Files: written whole or not at all; and what the file system and SQLite refuse, as a sentence with a next step."""
+"""What the file system and SQLite refuse, as a sentence with a next step."""
 
 import errno
-import os
 import sqlite3
 from pathlib import Path
 
@@ -64,23 +63,3 @@ def explain(error: OSError | sqlite3.Error, run: Path | None = None, database: P
     if isinstance(error, sqlite3.Error):
         return f"{file} cannot be used: {reason}. {RESTORE}"
     return f"{file}: {reason.lower()}" if file else reason
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write `text` (UTF-8) to a temporary file beside `path`, flush it to the disk, then rename it into place.
-
-    Raises:
-        OSError: the folder cannot be written; `path` is as it was and no temporary file stays behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hwnas import disk
 from spaces.errors import StoreError
+from spaces.wholefile import write_whole
 
 FRONT = "front"
 """The folder inside a run folder that holds the ONNX files and the manifest."""
@@ -163,7 +163,9 @@ def write(manifest: Manifest, folder: Path) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    return disk.write_atomically(folder / FILE_NAME, manifest.model_dump_json(indent=2) + "\n")
+    path = folder / FILE_NAME
+    write_whole(path, manifest.model_dump_json(indent=2) + "\n")
+    return path
 
 
 def read(folder: Path) -> Manifest:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from hwnas import disk
 from hwnas import manifest as manifests
 from hwnas.manifest import Manifest, Model, Network
 from hwnas.plot import Point, draw
 from hwnas.quantities import format_quantity, round_quantity
 from hwnas.selection import Choice, Selection
 from spaces.errors import SpecError, StoreError
+from spaces.wholefile import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> No
         OSError: the folder cannot be written.
     """
     manifests.write(manifest, folder / manifests.FRONT)
-    disk.write_atomically(folder / "front.csv", frame(manifest).to_csv(index=False))
+    write_whole(folder / "front.csv", frame(manifest).to_csv(index=False))
     draw(
         folder / "front.png",
         [*archive, *points(manifest)],

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import BaseModel
 
-from hwnas import disk, front, plan
+from hwnas import front, plan
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
@@ -34,6 +34,7 @@ from objectives.recipe import Recipe
 from spaces.errors import HwnasError, SpecError, StoreError
 from spaces.plain import PlainSpace
 from spaces.state import State
+from spaces.wholefile import write_whole
 
 #: So often a process may die in the training of a network before that counts as failed.
 MOST_DEATHS = 2
@@ -218,8 +219,8 @@ class Study:
 
     def run(self) -> None:
         """Search until the budget says so, then finish; nothing, where both are done."""
-        disk.write_atomically(self.store.path / SPEC_FILE, self.spec.dump())
-        disk.write_atomically(self.store.path / DATA_FILE, self.data.report.text())
+        write_whole(self.store.path / SPEC_FILE, self.spec.dump())
+        write_whole(self.store.path / DATA_FILE, self.data.report.text())
         self.search()
         end = [self.trainings, self.spec.budget.time, self.spec.to_json()["final"]]
         if self.store.get("finished") == end and (self.store.path / FRONT / FILE_NAME).is_file():

@@ -16,7 +16,6 @@ The snapshot is a hash of everything else, so that a file that was cut short or 
 import hashlib
 import io
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import pandas as pd
 from latency.deployment import Deployment
 from latency.timing import Protocol
 from spaces.errors import SpecError, TableError
+from spaces.wholefile import write_whole
 
 _TITLE = "# hwnas latency table, format 1"
 _TYPES = {"median_us": float, "min_us": float, "spread": float, "passes": int, "cold_us": float}
@@ -97,26 +97,13 @@ def snapshot(header: Header, frame: pd.DataFrame) -> str:
 
 
 def write(path: Path, header: Header, frame: pd.DataFrame) -> None:
-    """Replace a table's file as a whole: after a crash at any moment it is the old one or the new one.
-
-    One process at a time may write: the new file is prepared under a fixed name, so that what a killed process leaves
-    is replaced by the next one.
+    """Replace a table's file as a whole (see `write_whole`).
 
     Raises:
         OSError: If the folder cannot be written or the disk is full.
     """
     head, body = _header_text(header), _body_text(frame)
-    text = f"{head}# snapshot: {_hash(head, body)}\n{body}"
-    prepared = path.with_name(f".{path.name}.new")
-    try:
-        with prepared.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(prepared, path)
-    except BaseException:
-        prepared.unlink(missing_ok=True)
-        raise
+    write_whole(path, f"{head}# snapshot: {_hash(head, body)}\n{body}")
 
 
 def read(path: Path) -> tuple[Header, pd.DataFrame]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hwnas import disk
 from hwnas import manifest as manifests
 from hwnas.manifest import Accuracy, Latency, Manifest
 from spaces.errors import StoreError
+from spaces.wholefile import write_whole
 
 
 def test_has_the_documented_keys(manifest: Manifest, tmp_path: Path) -> None:
@@ -84,5 +84,5 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(run: Path, monkeypatc
     before = path.read_bytes(), sorted(path.parent.iterdir())
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        disk.write_atomically(path, "half a manif")
+        write_whole(path, "half a manif")
     assert (path.read_bytes(), sorted(path.parent.iterdir())) == before
