@@ -20,8 +20,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from hwnas import disk, progress, report
+from hwnas import advice, disk, progress, report
 from hwnas import manifest as manifests
+from hwnas.export import copy_models
 from hwnas.quantities import parse_quantity
 from hwnas.selection import Percentile, select
 from hwnas.spec import Spec, parse_budget
@@ -153,6 +154,7 @@ def search(
 def resume(
     run: Run,
     budget: Annotated[str | None, typer.Option(help="New duration of the whole run, such as 1h.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the images are now, if they were moved.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a search, or give a finished one more time."""
@@ -162,7 +164,7 @@ def resume(
     with _resumable(run):
         from hwnas import study
 
-        study.resume(run, progress.choose(quiet), seconds)
+        study.resume(run, progress.choose(quiet), seconds, data)
     _show_run(run)
 
 
@@ -236,9 +238,9 @@ def select_command(
     selection = select(manifests.read(run), _limits(limits), device=device, percentile=_percentile(percentile))
     folder = manifests.path_in(run).parent
     if as_json:
-        print(json.dumps(report.selection_json(selection, folder), indent=2))
+        print(json.dumps(advice.to_json(selection, folder), indent=2))
     else:
-        print("\n".join(report.selection_lines(selection, folder)))
+        print("\n".join(advice.lines(selection, folder)))
     if selection.best is None:
         raise typer.Exit(1)
 
@@ -258,10 +260,10 @@ def export(
     if limits:
         selection = select(manifest, _limits(limits), device=device)
         if selection.best is None:
-            print("\n".join(report.selection_lines(selection, manifests.path_in(run).parent)))
+            print("\n".join(advice.lines(selection, manifests.path_in(run).parent)))
             raise typer.Exit(1)
         manifest = manifest.model_copy(update={"models": [selection.best.model]})
-    report.export(manifest, manifests.path_in(run).parent, out)
+    copy_models(manifest, manifests.path_in(run).parent, out)
     name = shlex.quote(str(out))
     print(f"{_count(len(manifest.models), 'model')} in {out}")
     print(f"Try:  python {name}/predict.py {name}/{manifest.models[0].file} IMAGE")
@@ -325,6 +327,8 @@ def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto
             model = onnx.load(file)
         except DecodeError as error:
             raise SpecError(f"{file} is not an ONNX file: {error}") from error
+        except (onnx.checker.ValidationError, ValueError) as error:  # weights in a file beside it
+            raise SpecError(f"{file} cannot be read with its weights: {error}") from error
         model.graph.name = file.stem
         models.append(model)
     if models:

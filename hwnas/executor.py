@@ -160,10 +160,9 @@ class Executor:
             "stderr": found.stderr,
             "images": found.n,
             "epochs": trial.fidelity_from + run.epochs,
-            "seconds_per_epoch": run.seconds / max(run.epochs, 1e-9),
             "loss": run.loss,
         }
-        return Outcome(trial, Result({"error": 1 - found.value}, time.monotonic() - began, info=info), trained)
+        return Outcome(trial, Result({"error": found.error}, time.monotonic() - began, info=info), trained)
 
     def judge(self, arch: Arch, state: State) -> Accuracy:
         """Accuracy on the validation split, in full precision.

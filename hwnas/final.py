@@ -22,8 +22,6 @@ from hwnas.trial import Result, Trial
 from latency import Deployment
 from objectives.accuracy import evaluate, predict_logits
 from objectives.data import Data
-from objectives.fastest import best_threads
-from objectives.step import training_step
 from objectives.training import train
 from spaces.arch import Arch
 from spaces.errors import TrainingError
@@ -102,16 +100,17 @@ def train_all(
     seen = max(finalist.result.info["epochs"] for finalist in finalists)
     rest = table or _open_end(study, timed)
     ends = study.budget.elapsed + (rest.for_references if table is None else study.budget.left or 0.0)
-    references = []
+    references, owed = [], 0.0
     for place, (reference, *_) in enumerate(timed):
         study.update("references", place, len(timed))
-        most = rest.reference_epochs(place, ends - study.budget.elapsed)
+        most = rest.reference_epochs(place, ends - study.budget.elapsed - owed)
         training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
         record = _once(study, f"reference/{reference.name}", training, lambda reason: {"reason": reason})
         if "reason" in record:
             study.progress.note(f"reference {reference.name} left out: {record['reason']}")
         else:
             references.append(_trained(study, reference, record))
+            owed += rest.reference_checks[place]
     return finalists, references
 
 
@@ -119,14 +118,24 @@ def _timed(study: "Study", stock: Sequence[Reference]) -> list[tuple[Reference, 
     """References that can be trained here, with the seconds of an epoch, and of export, timing and test."""
     found = []
     for reference in stock:
-        try:
-            module = reference.build(study.spec.seed).to(study.executor.device)
-            epoch = plan.seconds_per_epoch(module, study.data, study.executor.recipe)
-            export = OWN_SECONDS if reference.peak_memory is not None else FOREIGN_SECONDS
-            found.append((reference, epoch, export + _seconds_to_test(module, study.data)))
-        except TrainingError as error:
-            study.progress.note(f"reference {reference.name} left out: {error}")
+        name = f"timing {reference.name}, {study.budget.seconds}"
+        timing = study.surviving(name, partial(_timing, study, reference), lambda reason: reason)
+        if isinstance(timing, str):
+            study.progress.note(f"reference {reference.name} left out: {timing}")
+        else:
+            found.append((reference, *timing))
     return found
+
+
+def _timing(study: "Study", reference: Reference) -> tuple[float, float] | str:
+    """Seconds of an epoch, and of export, timing and test; or why there are none."""
+    try:
+        module = reference.build(study.spec.seed).to(study.executor.device)
+        epoch = plan.seconds_per_epoch(module, study.data, study.executor.recipe)
+        export = OWN_SECONDS if reference.peak_memory is not None else FOREIGN_SECONDS
+        return epoch, export + _seconds_to_test(module, study.data)
+    except TrainingError as error:
+        return str(error)
 
 
 def _timetable(
@@ -138,8 +147,7 @@ def _timetable(
     recipe, device, data = study.executor.recipe, study.executor.device, study.data
     archs = [study.space.decode(study.space.from_json(entry.trial.genotype)) for entry in chosen]
     if study.spec.threads is None:  # measured again: cores that were free when the search began need not be so now
-        step = training_step(plan.network(archs[len(archs) // 2], device), data.train, recipe)
-        torch.set_num_threads(best_threads(step))
+        torch.set_num_threads(plan.free_threads(plan.network(archs[len(archs) // 2], device), data, recipe))
     finalists = [plan.seconds_per_epoch(plan.network(arch, device), data, recipe) for arch in archs]
     tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data) for arch in archs]
     tests += [_seconds_to_test_file(arch, data, study.deployment) for arch in archs]
@@ -252,7 +260,7 @@ def _untrained(study: "Study", entry: Entry, reason: str) -> dict[str, Any]:
     with suppress(TrainingError):
         arch = study.space.decode(study.space.from_json(entry.trial.genotype))
         found = study.executor.judge(arch, study.parent(entry.trial.id)[1])
-        values = {**result.values, "error": 1 - found.value}
+        values = {**result.values, "error": found.error}
         result = replace(result, values=values, info={**result.info, "stderr": found.stderr})
     return {"result": result.to_json(), "weights": entry.result.weights, "unfinished": reason}
 

@@ -46,7 +46,7 @@ def finish(study: "Study") -> manifests.Manifest:
     finalists, trained = train_all(study, chosen, stock)
     study.update("measuring", 0, 1)
     files = [to_onnx(one.arch, one.state.value, batch=study.deployment.batch) for one in finalists]
-    stock_files = [one.reference.export(one.module, study.deployment.batch) for one in trained]
+    trained, stock_files = _exported(study, trained)
     try:
         latencies = _latencies(study, [*files, *stock_files])  # all in one go, so that a noisy spell hits all alike
     except LatencyError as error:
@@ -75,7 +75,7 @@ def finish(study: "Study") -> manifests.Manifest:
             unfinished.append(manifests.NotTrained(id=finalists[i].trial.hash, reason=str(error)))
     manifest = manifests.Manifest(
         models=list(models.values()),
-        references=[_reference(study, one, latencies[len(files) + i]) for i, one in enumerate(trained)],
+        references=_references(study, trained, latencies[len(files) :]),
         device=study.deployment.device,
         runtime=study.deployment.runtime,
         versions=versions(),
@@ -92,7 +92,6 @@ def finish(study: "Study") -> manifests.Manifest:
     for file in folder.glob("*.onnx"):  # those of an earlier end, which the manifest no longer names
         if file.name not in {model.file for model in models.values()}:
             file.unlink()
-    study.note_time()
     study.update("done", 1, 1)
     return manifest
 
@@ -237,18 +236,41 @@ def _lineage(study: "Study", finalist: Finalist) -> list[dict[str, Any]]:
     return steps
 
 
-def _reference(study: "Study", trained: Trained, latency: manifests.Latency) -> manifests.Network:
-    reference = trained.reference
-    test = evaluate(trained.module.to(study.executor.device), study.data.test, study.spec.data.metric)
-    return manifests.Network(
-        id=reference.name,
-        params=reference.params,
-        macs=reference.macs,
-        peak_memory=reference.peak_memory,
-        latency={study.deployment.key: latency},
-        accuracy=manifests.Accuracy(val=trained.val, val_stderr=trained.stderr, test=test.value),
-        epochs=trained.epochs,
-    )
+def _exported(study: "Study", trained: Sequence[Trained]) -> tuple[list[Trained], list[onnx.ModelProto]]:
+    """References that can be written, and their files: one that cannot must not cost the front."""
+    written, files = [], []
+    for one in trained:
+        try:
+            files.append(one.reference.export(one.module, study.deployment.batch))
+            written.append(one)
+        except ExportError as error:
+            study.progress.note(f"reference {one.reference.name} left out: {error}")
+    return written, files
+
+
+def _references(
+    study: "Study", trained: Sequence[Trained], latencies: Sequence[manifests.Latency]
+) -> list[manifests.Network]:
+    """The references, tested; without those that cannot be."""
+    found = []
+    for one, latency in zip(trained, latencies, strict=True):
+        try:
+            test = evaluate(one.module.to(study.executor.device), study.data.test, study.spec.data.metric)
+        except TrainingError as error:
+            study.progress.note(f"reference {one.reference.name} left out: {error}")
+            continue
+        found.append(
+            manifests.Network(
+                id=one.reference.name,
+                params=one.reference.params,
+                macs=one.reference.macs,
+                peak_memory=one.reference.peak_memory,
+                latency={study.deployment.key: latency},
+                accuracy=manifests.Accuracy(val=one.val, val_stderr=one.stderr, test=test.value),
+                epochs=one.epochs,
+            )
+        )
+    return found
 
 
 def _seen(study: "Study") -> list[Point]:

@@ -9,14 +9,16 @@ from typing import Any, Self
 import torch
 
 from hwnas.schedule import Schedule
+from latency.deployment import usable_cores
 from objectives.batches import batches
 from objectives.cost import macs
 from objectives.data import Data
 from objectives.fastest import best_precision, best_threads
-from objectives.modules import out_of_memory_is_an_error
+from objectives.modules import device_of, out_of_memory_is_an_error
 from objectives.recipe import Precision, Recipe
 from objectives.step import training_step
 from spaces.arch import Arch
+from spaces.errors import TrainingError
 from spaces.network import Network
 from spaces.state import initial_state
 
@@ -90,7 +92,7 @@ def measure(
     began = time.monotonic()
     middle = archs[len(archs) // 2]
     if threads is None:
-        threads = best_threads(training_step(network(middle, device), data.train, recipe))
+        threads = free_threads(network(middle, device), data, recipe)
     torch.set_num_threads(threads)
     precision = recipe.precision
     if precision == "auto":
@@ -101,8 +103,7 @@ def measure(
         children = Schedule.constant(epochs)
         first = Schedule.constant(initial_epochs or (2 * epochs if inherit else epochs))
     else:
-        times = [seconds_per_epoch(network(arch, device), data, recipe) for arch in archs]
-        work = [macs(arch) for arch in archs]
+        times, work = _timed(archs, device, data, recipe)
         seconds = max(0.0, seconds - (time.monotonic() - began))
         trainings = trainings or (TRAININGS if inherit else SCRATCH_TRAININGS)
         children = Schedule.fit(work, times, seconds / trainings, EPOCHS if inherit else SCRATCH_EPOCHS)
@@ -115,6 +116,33 @@ def measure(
     return Plan(threads, precision, children, first)
 
 
+def training_device() -> torch.device:
+    """Where networks are trained: on the GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@out_of_memory_is_an_error()
+def free_threads(module: torch.nn.Module, data: Data, recipe: Recipe) -> int:
+    """CPU threads to train with: as measured; on a GPU, whose steps need none, all there are, for what runs beside."""
+    if device_of(module).type == "cuda":
+        return usable_cores()
+    return best_threads(training_step(module, data.train, recipe))
+
+
+def _timed(archs: Sequence[Arch], device: torch.device, data: Data, recipe: Recipe) -> tuple[list[float], list[int]]:
+    """Seconds of an epoch of each, and its MACs; without those that are too large for the memory, if not all are."""
+    found, reason = [], None
+    for arch in archs:
+        try:
+            found.append((seconds_per_epoch(network(arch, device), data, recipe), macs(arch)))
+        except TrainingError as error:
+            reason = error
+    if reason is not None and not found:
+        raise reason
+    return [seconds for seconds, _ in found], [work for _, work in found]
+
+
+@out_of_memory_is_an_error()
 def network(arch: Arch, device: torch.device) -> Network:
     """An untrained network, to be timed."""
     return Network(arch, initial_state(arch).value).to(device)

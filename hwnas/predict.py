@@ -43,7 +43,7 @@ def main(model: str, *images: str) -> int:
     for name in images:
         try:
             pixels = prepared(name, *shape)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             failed = 1
             continue

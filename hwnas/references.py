@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from objectives import cost
 from objectives.data import Data
+from spaces.errors import ExportError
 from spaces.network import Network
 from spaces.onnx import to_onnx
 from spaces.plain import PlainSpace
@@ -31,7 +32,7 @@ class Reference:
     Attributes:
         name: For tables.
         build: A new, untrained module: images in 0..1 to class scores.
-        export: The trained module as ONNX, for a batch size.
+        export: The trained module as ONNX, for a batch size; an ExportError where that cannot be written.
         params: Trainable parameters.
         macs: Multiply-accumulates for one image.
         peak_memory: Bytes of activations; None where the graph is not ours.
@@ -108,9 +109,13 @@ def _torchvision(name: str, data: Data) -> Reference:
 
     def export(module: nn.Module, batch: int) -> onnx.ModelProto:
         images = torch.zeros(batch, *data.shape)
-        program = torch.onnx.export(
-            module.cpu().eval(), (images,), input_names=["image"], output_names=["logits"], dynamo=True, verbose=False
-        )
+        model = module.cpu().eval()
+        try:
+            program = torch.onnx.export(
+                model, (images,), input_names=["image"], output_names=["logits"], dynamo=True, verbose=False
+            )
+        except Exception as error:  # torch's exporter, and what it imports, raise errors of many kinds
+            raise ExportError(f"torch cannot export {name}: {type(error).__name__}: {error}") from error
         assert program is not None
         return program.model_proto
 

@@ -1,8 +1,6 @@
-"""What a finished run shows, all read off the manifest: the table, ``front.csv``, ``front.png``, ``predict.py``."""
+"""What a finished run shows, all read off the manifest: the table, ``front.csv`` and ``front.png``."""
 
-import hashlib
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hwnas import manifest as manifests
+from hwnas.export import copy_predict
 from hwnas.manifest import Manifest, Model, Network
 from hwnas.plot import Point, draw
 from hwnas.quantities import format_quantity, round_quantity
-from hwnas.selection import Choice, Selection
-from spaces.errors import SpecError, StoreError
 from spaces.wholefile import write_whole
 
 if TYPE_CHECKING:
@@ -44,11 +41,6 @@ def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> No
         limits=manifest.limits,
     )
     copy_predict(folder)
-
-
-def copy_predict(folder: Path) -> Path:
-    """Put ``predict.py``, which labels an image from an ONNX file alone, into `folder`."""
-    return Path(shutil.copyfile(Path(__file__).with_name("predict.py"), folder / "predict.py"))
 
 
 def frame(manifest: Manifest) -> "pd.DataFrame":
@@ -136,78 +128,6 @@ def example_limit(manifest: Manifest) -> str | None:
     return f"{name}={format_quantity(name, rounded)}"
 
 
-def selection_lines(selection: Selection, folder: Path) -> list[str]:
-    """A selection for people: what each network is and what it costs or gains.
-
-    Args:
-        selection: What `select` found.
-        folder: Where the files are.
-    """
-    limits = ", ".join(f"{_short(name)} <= {format_quantity(name, bound)}" for name, bound in selection.limits.items())
-    if selection.best is None:
-        lines = [f"nothing fits {limits}"]
-        if selection.nearest_miss:
-            lines += _choice_lines("nearest miss", selection.nearest_miss, selection, folder)
-        return lines
-    lines = [f"within {limits}"] if limits else []
-    lines += _choice_lines("best", selection.best, selection, folder)
-    if selection.cheaper:
-        lines += _choice_lines("cheaper", selection.cheaper, selection, folder)
-    if selection.better:
-        lines += _choice_lines("better", selection.better, selection, folder)
-    if (rival := selection.reference) is not None:
-        accuracy = selection.best.model.accuracy
-        gain = rival.accuracy.val - accuracy.val
-        sure = "within" if gain <= accuracy.val_stderr else "beyond"
-        lines += [
-            f"note     the reference {rival.id} keeps the limits too, with {rival.accuracy.val:.2%} on validation "
-            f"({100 * gain:+.2f} points, {sure} the standard error): the search may need a larger budget"
-        ]
-    return lines
-
-
-def selection_json(selection: Selection, folder: Path) -> dict[str, object]:
-    """A selection for programs: for each network the manifest's entry, its path, and its values of what is limited."""
-
-    def choice(found: Choice | None) -> dict[str, object] | None:
-        if found is None:
-            return None
-        return {"path": str(folder / found.model.file), "costs": found.costs, **found.model.model_dump(mode="json")}
-
-    return {
-        "limits": selection.limits,
-        "best": choice(selection.best),
-        "cheaper": choice(selection.cheaper),
-        "better": choice(selection.better),
-        "nearest_miss": choice(selection.nearest_miss),
-        "reference": None if selection.reference is None else selection.reference.model_dump(mode="json"),
-    }
-
-
-def export(manifest: Manifest, source: Path, target: Path) -> None:
-    """Copy the models of `manifest` from `source` into `target`, beside the manifest and predict.py.
-
-    Raises:
-        SpecError: `target` is a file, or a folder that is not empty; or there is nothing to copy.
-        StoreError: a file is missing or is not the one that was verified.
-        OSError: `target` cannot be written.
-    """
-    if not manifest.models:
-        raise SpecError("the front is empty, so there is nothing to export: no model was trained to the end")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SpecError(f"{target} is not an empty folder; name a new one")
-    for model in manifest.models:
-        if not (file := source / model.file).is_file():
-            raise StoreError(f"{file} is missing; restore it from a copy, or run the search again")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != model.sha256:
-            raise StoreError(f"{file} is not the file that was verified (its SHA-256 differs); restore it from a copy")
-    target.mkdir(parents=True, exist_ok=True)
-    for model in manifest.models:
-        shutil.copyfile(source / model.file, target / model.file)
-    copy_predict(target)
-    manifests.write(manifest, target)
-
-
 def check_table(networks: "pd.DataFrame") -> Table:
     """Predicted against measured latency for a terminal; `networks` is that of a `latency.profile.CheckReport`."""
     grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
@@ -225,31 +145,6 @@ def check_table(networks: "pd.DataFrame") -> Table:
             f"{row['noise']:.1%}",
         )
     return grid
-
-
-def _choice_lines(role: str, choice: Choice, selection: Selection, folder: Path) -> list[str]:
-    """File, accuracies and costs; against the best one where this is another."""
-    best = selection.best if choice is not selection.best else None
-    accuracy = choice.model.accuracy
-    gain = f" ({100 * (accuracy.val - best.model.accuracy.val):+.2f} points)" if best else ""
-    facts = [f"validation {accuracy.val:.2%} ± {accuracy.val_stderr:.2%}{gain}"]
-    if accuracy.test is not None:
-        facts.append(f"test {accuracy.test:.2%}")
-    for name, cost in choice.costs.items():
-        if name == "error" and choice.excess <= 1:
-            continue  # stands there as accuracy
-        change = f" ({cost / best.costs[name] - 1:+.0%})" if best and best.costs[name] and name != "error" else ""
-        bound = selection.limits.get(name)
-        over = f", {cost / bound:.3g} times the limit" if bound and cost > bound else ""
-        tail = " (95th percentile)" if selection.percentile == 95 and name.startswith("latency") else ""
-        facts.append(f"{_short(name)} {round_quantity(name, cost)}{tail}{change}{over}")
-    facts += [f"{round_quantity('params', choice.model.params)} params"] if "params" not in choice.costs else []
-    facts += [f"over the search's own limit on {name}" for name in choice.model.over_limits]
-    return [f"{role:<8} {folder / choice.model.file}", f"{'':<8} {'; '.join(facts)}"]
-
-
-def _short(name: str) -> str:
-    return name.partition(".")[0] if name.startswith("latency.") else name
 
 
 def _ordered(manifest: Manifest) -> list[Network]:

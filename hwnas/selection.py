@@ -140,7 +140,7 @@ def _known(network: Network, name: str, percentile: Percentile) -> float | None:
         latency = network.latency.get(name.removeprefix(_LATENCY), Latency())
         value = latency.p95_ms if percentile == 95 else latency.p50_ms or latency.high_ms
     else:
-        value = 1 - network.accuracy.val if name == "error" else getattr(network, name)
+        value = round(1 - network.accuracy.val, 12) if name == "error" else getattr(network, name)
     return None if value is None else float(value)
 
 

@@ -16,9 +16,7 @@ readers need no write permission, and a few commits a second are all that is ask
 syncs the folder after each commit, so that what was told survives a power cut too.
 """
 
-import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -26,10 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from hwnas import disk
+from hwnas import disk, tensorfile
 from hwnas.lock import Lock
 from hwnas.trial import Result, Trial
 from spaces.errors import HwnasError, StoreError
+from spaces.wholefile import sync_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +47,7 @@ _SCHEMA = (
 )
 _DATABASE = "study.db"
 _LOCK = "lock"
-_SUFFIX = ".safetensors"
+_WEIGHTS = "weights"
 _WEIGHTS_OF_RUNNING_PARENTS = """
     SELECT json_extract(result, '$.weights') FROM trials
     WHERE id IN (SELECT json_extract(trial, '$.parent') FROM trials WHERE result IS NULL)
@@ -103,7 +102,7 @@ class Store:
         """
         path = Path(path).resolve()
         with _plain_errors(path), ExitStack() as undo:
-            weights = path / "weights"
+            weights = path / _WEIGHTS
             made = [folder for folder in (weights, *weights.parents) if not folder.exists()]
             weights.mkdir(parents=True, exist_ok=True)
             lock = Lock(path / _LOCK)
@@ -120,7 +119,7 @@ class Store:
                     db.execute(statement)
                 db.execute("INSERT INTO named VALUES ('spec', ?)", (_dumps(spec),))
             unborn.replace(path / _DATABASE)
-            _sync_folder(path)
+            sync_folder(path)
             db = _connect(path / _DATABASE)
             undo.pop_all()
             return cls(path, db, lock, made)
@@ -283,30 +282,9 @@ class Store:
 
         They live until the next `sweep` that finds no use for them.
         """
-        # Imported here: reading a study's table must not cost the start of torch.
-        import torch
-        from safetensors.torch import save
-
         self._must_write()
         with _plain_errors(self.path):
-            # Copies, because safetensors refuses tensors that share memory or are laid out channels-last.
-            plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in state.items()}
-            content = save(plain)
-            name = hashlib.sha256(content).hexdigest()
-            final = self._weights_file(name)
-            temporary = final.with_suffix(".tmp")
-            try:
-                with temporary.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(final)
-            except OSError:
-                with suppress(OSError):  # the first error is the one to tell; sweep finds the file
-                    temporary.unlink()
-                raise
-            _sync_folder(final.parent)
-            return name
+            return tensorfile.save(self.path / _WEIGHTS, state)
 
     def load_weights(self, hash: str) -> "dict[str, Tensor]":
         """Tensors by name, on the CPU, verified against their hash.
@@ -315,20 +293,15 @@ class Store:
             StoreError: they are not there (any more), or the file was damaged; the message names the file and the
                 trial it belongs to.
         """
-        # Imported here: reading a study's table must not cost the start of torch.
-        from safetensors.torch import load
-
         file = self._weights_file(hash)
         with _plain_errors(self.path):
             try:
-                content = file.read_bytes()
+                return tensorfile.load(file)
             except FileNotFoundError:
                 raise StoreError(f"{file} is missing: the weights of {self._owner(hash)} were swept or lost.") from None
-            if hashlib.sha256(content).hexdigest() != hash:
+            except ValueError:
                 why = f"the weights of {self._owner(hash)} changed on disk"
-                raise StoreError(f"{file} is corrupt: {why}. {disk.RESTORE}")
-        tensors: dict[str, Tensor] = load(content)
-        return tensors
+                raise StoreError(f"{file} is corrupt: {why}. {disk.RESTORE}") from None
 
     def sweep(self, keep: Collection[str]) -> int:
         """Delete weights that nobody needs, and what a kill left half-written.
@@ -348,8 +321,8 @@ class Store:
             parents = {row[0] for row in self._db.execute(_WEIGHTS_OF_RUNNING_PARENTS)}
             unneeded = [
                 file
-                for file in (self.path / "weights").iterdir()
-                if file.suffix != _SUFFIX
+                for file in (self.path / _WEIGHTS).iterdir()
+                if file.suffix != tensorfile.SUFFIX
                 or not (file.stem in keep or file.stem in parents or any(file.stem in value for value in values))
             ]
             for file in unneeded:
@@ -357,7 +330,7 @@ class Store:
             return len(unneeded)
 
     def _weights_file(self, hash: str) -> Path:
-        return self.path / "weights" / f"{hash}{_SUFFIX}"
+        return self.path / _WEIGHTS / f"{hash}{tensorfile.SUFFIX}"
 
     def _owner(self, hash: str) -> str:
         query = "SELECT id FROM trials WHERE json_extract(result, '$.weights') = ? ORDER BY id"
@@ -427,15 +400,6 @@ def _check(path: Path, db: sqlite3.Connection) -> None:
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

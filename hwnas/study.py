@@ -64,12 +64,10 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
     if Store.exists(out):
         raise StoreError(f"{out} holds a study already. Go on with 'hwnas resume {out}' or name another folder.")
     began = time.monotonic()
-    folder = Path(spec.data.source).expanduser()
-    if dataset_name(spec.data.source) is None and folder.is_dir():
-        folder = folder.resolve()
-        if out.resolve().is_relative_to(folder):  # it would be taken for a class at the next start
-            raise StoreError(f"{out} lies in the folder of the images; name a run folder elsewhere by --out")
-        spec = spec.resolve({"data.source": str(folder)})  # a resume from elsewhere has to find it again
+    spec = _found_from_anywhere(spec)
+    if dataset_name(spec.data.source) is None and out.resolve().is_relative_to(spec.data.source):
+        # it would be taken for a class at the next start
+        raise StoreError(f"{out} lies in the folder of the images; name a run folder elsewhere by --out")
     before = set(out.glob(f"*{TABLE_FILE}*"))
     with progress, Store.create(out, spec.to_json()) as store:
         try:
@@ -83,13 +81,16 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
     return out
 
 
-def resume(out: str | Path, progress: Progress | None = None, budget: float | None = None) -> Path:
+def resume(
+    out: str | Path, progress: Progress | None = None, budget: float | None = None, data: str | None = None
+) -> Path:
     """Go on with an interrupted study, or with a finished one that gets more time.
 
     Args:
         out: The run folder.
         progress: Is told how it goes.
         budget: A new budget in seconds for the whole study, what it has used included; None keeps the old one.
+        data: Where the images are now, if they were moved.
 
     Returns:
         The run folder.
@@ -111,10 +112,20 @@ def resume(out: str | Path, progress: Progress | None = None, budget: float | No
                     f"but {out} has used {format_duration(used)} of it already; give it more"
                 )
             spec = spec.resolve({"budget": {"time": budget}})
+        if data is not None:
+            spec = _found_from_anywhere(spec.resolve({"data.source": data}))
         study = Study(spec, load(spec, progress), store, progress, began)
         store.put("spec", spec.to_json())
         study.run()
     return out
+
+
+def _found_from_anywhere(spec: Spec) -> Spec:
+    """With the folder of the images as an absolute path: a resume may come from elsewhere."""
+    folder = Path(spec.data.source).expanduser()
+    if dataset_name(spec.data.source) is None and folder.is_dir():
+        return spec.resolve({"data.source": str(folder.resolve())})
+    return spec
 
 
 def _died(times: int) -> str:
@@ -138,11 +149,11 @@ def load(spec: Spec, progress: Progress | None = None) -> Data:
     prepare = (progress or Quiet()).prepare
     data = load_data(seed=spec.seed, progress=prepare, **arguments(spec.data, "metric"))
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    if torch.cuda.is_available() and not data.streamed:
+    device = plan.training_device()
+    if device.type == "cuda" and not data.streamed:
         free, _ = torch.cuda.mem_get_info()
         if sum(split.images.nbytes for split in splits.values()) <= free / 2:
-            gpu = torch.device("cuda")
-            moved = {name: Split(split.images.to(gpu), split.labels.to(gpu)) for name, split in splits.items()}
+            moved = {name: Split(split.images.to(device), split.labels.to(device)) for name, split in splits.items()}
             return replace(data, **moved)  # type: ignore[arg-type]
     return data
 
@@ -195,10 +206,11 @@ class Study:
         self.deployment = Deployment.here(**arguments(spec.deployment))
         runtime = make_runtime(self.deployment)
         self._unchanged("device", f"{self.deployment} with {runtime.version}")
-        self.table = LatencyTable.open(runtime, store.path / TABLE_FILE, shared=cache_path(runtime))
+        self.table = LatencyTable.open(runtime, store.path / TABLE_FILE, shared=cache_path(runtime), note=progress.note)
         self.objectives = tuple(spec.objectives)
         costs = Costs(self._cheap(), spec.limits, self.table.snapshot)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = plan.training_device()
+        self._unchanged("training device", device.type)  # epochs are planned by its speed
         recipe = spec.recipe(plan.DEFAULT_EPOCHS, spec.seed)
         if store.get("box") is None:
             self._check_table()
@@ -226,7 +238,10 @@ class Study:
         if self.store.get("finished") == end and (self.store.path / FRONT / FILE_NAME).is_file():
             self.progress.note(f"{self.store.path} is finished; give it more by a larger --budget")
             return
-        front.finish(self)
+        try:
+            front.finish(self)
+        finally:
+            self.note_time()
         self.store.put("finished", end)
 
     def search(self) -> None:
@@ -248,12 +263,19 @@ class Study:
                     self.store.put(f"generation {trials[0].generation}", self.strategy.note)
                 self._evaluate(trials)
                 waiting = []
-        finally:  # whatever ends it, but a kill
+        except (HwnasError, KeyboardInterrupt):
             self.store.put("searching", False)
+            raise
+        finally:
+            self.note_time()
+        self.store.put("searching", False)
         self.store.sweep(self._wanted())
 
     def _waiting(self) -> list[Trial]:
-        """What was asked and has no result; without the first, if the process has died in its training before."""
+        """What was asked and has no result; without the first, if the process has died in its training before.
+
+        Killed, or by an error that nobody foresaw: either would else come back at every resume.
+        """
         waiting = [trial for trial, result in self.strategy.records if result is None]
         if waiting and self.store.get("searching", False):
             first = waiting[0]
@@ -266,16 +288,22 @@ class Study:
         return waiting
 
     def surviving(self, name: str, work: Callable[[], Made], instead: Callable[[str], Made]) -> Made:
-        """What the work makes; where the process has died in it too often, what is made of that reason instead."""
+        """What the work makes; where the process has died in it too often, what is made of that reason instead.
+
+        Killed, or by an error that nobody foresaw: either would else come back at every resume.
+        """
         name = f"deaths in {name}"
         deaths = self.store.get(name, 0)
         if deaths >= MOST_DEATHS:
             return instead(_died(deaths))
         self.store.put(name, deaths + 1)
         try:
-            return work()
-        finally:  # whatever ends it, but a kill
+            made = work()
+        except (HwnasError, KeyboardInterrupt):
             self.store.put(name, deaths)
+            raise
+        self.store.put(name, deaths)
+        return made
 
     def _evaluate(self, trials: Sequence[Trial]) -> None:
         for outcome in self.executor.run(trials, self.budget.training_deadline):
@@ -349,7 +377,9 @@ class Study:
     def _check_table(self) -> None:
         """Hold the table against whole networks of the space: limits are judged by its error, which is unknown else."""
         if "latency" in self.objectives and self.table.header.check is None:
-            check(self.table, untrained_models(first_networks(self.space, self.spec.seed), self.deployment.batch))
+            networks = first_networks(self.space, self.spec.seed)
+            if len(networks) > 1:  # a space of one network leaves nothing to compare
+                check(self.table, untrained_models(networks, self.deployment.batch))
 
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""
@@ -361,7 +391,7 @@ class Study:
             device,
             seconds=self.budget.search_left,
             inherit=self.spec.search.inherit and self.spec.search.strategy != "random",
-            trainings=self.spec.search.trainings,
+            trainings=self.spec.search.trainings or self.spec.budget.trainings,
             threads=self.spec.threads,
             epochs=self.spec.search.epochs,
             initial_epochs=self.spec.search.initial_epochs,

@@ -86,6 +86,11 @@ class Timetable:
         return least if seconds >= least * own else 0.0
 
     def reference_epochs(self, place: int, left: float) -> float:
-        """Most epochs for the reference at a place, if all from there on get the same time, checks included."""
+        """Most epochs for the reference at a place, if all from there on get the same time, checks included.
+
+        Args:
+            place: Its place.
+            left: Seconds, without the checks of the references before it.
+        """
         share = (left - self.checks) / (len(self.references) - place)
         return (share - self.reference_checks[place]) / self.references[place]

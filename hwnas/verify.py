@@ -1,5 +1,6 @@
 """Does an exported file do what the network does? Run in ONNX Runtime, over real images, before anybody ships it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from latency.deployment import usable_cores
 from spaces.errors import ExportError
 
 #: Largest difference of a softmax between PyTorch and the file.
@@ -35,7 +37,7 @@ def run(content: bytes, images: torch.Tensor, batch: int, threads: int = 1) -> L
         content: Of the file.
         images: uint8 (N, C, H, W); the last batch is filled up.
         batch: Images at a time, as the file wants them.
-        threads: Of one inference.
+        threads: Of one inference; as many inferences run at once as there are cores for.
     """
     import onnxruntime  # only the end of a run needs it
 
@@ -43,12 +45,15 @@ def run(content: bytes, images: torch.Tensor, batch: int, threads: int = 1) -> L
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    parts = []
-    for start in range(0, len(images), batch):
-        pixels = images[start : start + batch].cpu().float().div(255).numpy()
+
+    def logits(start: int) -> Logits:
+        pixels = images[start : start + batch].cpu().numpy().astype(np.float32) / np.float32(255)
         filled = np.concatenate([pixels, np.zeros((batch - len(pixels), *pixels.shape[1:]), np.float32)])
-        parts.append(session.run(["logits"], {"image": filled})[0][: len(pixels)])
-    return np.concatenate(parts)
+        found: Logits = session.run(["logits"], {"image": filled})[0]
+        return found[: len(pixels)]
+
+    with ThreadPoolExecutor(max(1, usable_cores() // threads)) as pool:
+        return np.concatenate(list(pool.map(logits, range(0, len(images), batch))))
 
 
 def compare(expected: Logits, found: Logits) -> Parity:

@@ -227,13 +227,13 @@ def constant(tensor: TensorProto) -> Operand:
     Raises:
         LatencyError: If its element type has no kernel that could be timed.
     """
-    shape = tuple(tensor.dims)
+    shape, dtype = tuple(tensor.dims), dtype_name(tensor.data_type, tensor.name)
     values = None
     if np.prod(shape, dtype=int) <= _STEERING_SIZE:
         numbers = numpy_helper.to_array(tensor).ravel()
         exact = np.issubdtype(numbers.dtype, np.integer) or numbers.dtype == bool
         values = tuple(int(number) if exact else _short(number) for number in numbers)
-    return Operand(shape, dtype_name(tensor.data_type, tensor.name), constant=True, values=values)
+    return Operand(shape, dtype, constant=True, values=values)
 
 
 def dtype_name(number: int, tensor: str) -> str:

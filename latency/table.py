@@ -65,6 +65,7 @@ class LatencyTable:
 
     Attributes:
         shared: Where rows that are missing come from; None where they are measured for this table alone.
+        note: Is told if the shared table cannot be used.
         header: What all rows have in common.
         frame: The rows, indexed by kernel (as text): ``median_us`` and ``min_us`` of the passes, ``spread`` ((largest -
             smallest) / median), ``passes``, and ``cold_us``, reserved for what weights from main memory add.
@@ -74,6 +75,7 @@ class LatencyTable:
         self.runtime = runtime
         self.path = path
         self.shared: LatencyTable | None = None
+        self.note: Callable[[str], None] = lambda text: None
         self.header = Header(runtime.deployment, runtime.version, usable_cores(), now(), protocol or Protocol())
         self.frame = make_frame({})
         self._snapshot: str | None = None
@@ -85,6 +87,7 @@ class LatencyTable:
         path: Path | None = None,
         protocol: Protocol | None = None,
         shared: Path | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> "LatencyTable":
         """The table of a runtime: read from its file, or empty where there is none yet.
 
@@ -95,16 +98,22 @@ class LatencyTable:
                 shared one that exists.
             shared: File of the table to take missing rows from, and to give new ones to; None for none. One that was
                 measured by another protocol than this table is left alone.
+            note: Is told if the shared table cannot be used: then this one does without.
 
         Raises:
             TableError: If a file is damaged, or of another deployment or version.
         """
         table = cls(runtime, path or cache_path(runtime), protocol)
+        table.note = note
         begun = table.path.exists()
         if begun:
             table._merge_file()
         if shared is not None:
-            common = cls.open(runtime, shared, table.header.protocol)
+            try:
+                common = cls.open(runtime, shared, table.header.protocol)
+            except OSError as error:
+                note(f"the shared latency table {shared} is not used: {error}")
+                return table
             if not begun:
                 table.header = replace(table.header, protocol=common.header.protocol)
             if common.header.protocol == table.header.protocol:
@@ -164,9 +173,7 @@ class LatencyTable:
         """
         missing = self.missing(kernels)
         if missing and self.shared:
-            measured = self.shared.extend(missing, progress)
-            self._keep(self.shared.frame.loc[[str(kernel) for kernel in missing]])
-            return measured
+            return self._extend_from(self.shared, missing, progress)
         if missing and not self.runtime.here:
             raise MissingKernel(
                 f"the table {self.path} lacks {len(missing)} kernels, the first being '{missing[0]}'. It is of "
@@ -186,6 +193,21 @@ class LatencyTable:
             if progress:
                 progress(start + len(batch), len(missing))
         return len(missing)
+
+    def _extend_from(
+        self, shared: "LatencyTable", missing: Sequence[Kernel], progress: Callable[[int, int], None] | None
+    ) -> int:
+        """The rows of the shared table; should it be of no use any more, those that it has got and no longer it."""
+        measured = len(shared.missing(missing))
+        try:
+            shared.extend(missing, progress)
+        except TableError as error:  # the folder cannot be written, say: this table is what counts
+            self.note(f"the shared latency table is not used any more: {error}")
+            self.shared = None
+        self._keep(shared.frame.loc[shared.frame.index.intersection([str(kernel) for kernel in missing])])
+        if self.shared is None:
+            self.extend(missing, progress)
+        return measured
 
     def snapshot(self) -> str:
         """A hash of the whole content: equal snapshots predict equally."""
@@ -232,6 +254,7 @@ class LatencyTable:
                 self._add(rows)
                 write(self.path, self.header, self.frame)
         except OSError as error:
+            self._add(rows)  # what was measured is not lost to this process
             raise TableError(f"cannot write the latency table {self.path}: {error}; choose another file") from error
 
     def _add(self, rows: pd.DataFrame) -> None:
@@ -254,7 +277,7 @@ class LatencyTable:
                 f"the latency table {self.path} was measured with {header.version}; this is {self.runtime.version}, "
                 f"which may run other kernels. Build a new one: {self._profile_command(Path('NEW.csv'))}"
             )
-        checks = [header.check, self.header.check]
+        checks = [self.header.check, header.check]  # of the same second, ours is the new one
         latest = max((check for check in checks if check), key=lambda check: check.date, default=None)
         self.header, self._snapshot = replace(header, check=latest), None
         self._add(rows)

@@ -13,6 +13,7 @@ from latency.eager import EagerNetwork, torch_function
 from latency.kernels import Kernel, Operand
 from latency.shapes import fix_batch, trace
 from latency.timing import Stopwatch, clock
+from spaces.errors import LatencyError
 
 
 class TorchCuda:
@@ -50,35 +51,38 @@ class TorchCuda:
         """Prepare to time so many runs of an operator in a row on the same tensors.
 
         Raises:
-            LatencyError: If the operator has no counterpart here.
+            LatencyError: If the operator has no counterpart here, or cannot be run.
         """
         function = torch_function(kernel)
-        inputs = [self._tensor(operand) if operand else None for operand in kernel.inputs]
+        with _refusing(str(kernel)):
+            inputs = [self._tensor(operand) if operand else None for operand in kernel.inputs]
 
         def work() -> None:
             for _ in range(copies):
                 function(*inputs)
 
-        return self._clock(work)
+        return self._clock(work, str(kernel))
 
     def network(self, model: onnx.ModelProto) -> Stopwatch:
         """Prepare to time one inference, operator by operator.
 
         Raises:
-            LatencyError: If an operator has no counterpart here.
+            LatencyError: If an operator has no counterpart here, or cannot be run.
         """
-        network = EagerNetwork(fix_batch(model, self.deployment.batch), self._device)
-        inputs = [self._tensor(operand) for operand in network.program.inputs.values()]
-        return self._clock(lambda: network(*inputs))
+        name = model.graph.name
+        with _refusing(name):
+            network = EagerNetwork(fix_batch(model, self.deployment.batch), self._device)
+            inputs = [self._tensor(operand) for operand in network.program.inputs.values()]
+        return self._clock(lambda: network(*inputs), name)
 
     def _tensor(self, operand: Operand) -> torch.Tensor:
         return torch.from_numpy(operand.array()).to(self._device)
 
-    def _clock(self, work: Callable[[], object]) -> Stopwatch:
+    def _clock(self, work: Callable[[], object], name: str) -> Stopwatch:
         stopwatch = clock(work) if self._device.type == "cpu" else self._device_clock(work)
 
         def seconds() -> float:
-            with torch.inference_mode(), _full_precision():
+            with _refusing(name), torch.inference_mode(), _full_precision():
                 return stopwatch()
 
         return seconds
@@ -96,6 +100,16 @@ class TorchCuda:
             return float(start.elapsed_time(end)) / 1e3
 
         return seconds
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """What PyTorch cannot run, for lack of memory say, as an error that names it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LatencyError(f"PyTorch cannot run {name!r}: {first}") from error
 
 
 @contextmanager

@@ -20,6 +20,9 @@ from objectives.modules import (
 from objectives.recipe import Precision
 from spaces.errors import DataError, SpecError, TrainingError
 
+#: Images that are evaluated at a time, and how many pixels of one channel they may have together.
+MOST_IMAGES, MOST_PIXELS = 500, 500 * 64**2
+
 Metric = Literal["accuracy", "balanced-accuracy"]
 
 
@@ -39,6 +42,14 @@ class Accuracy:
     n: int
     predictions: Tensor = field(repr=False, compare=False)
 
+    @property
+    def error(self) -> float:
+        """What is minimised.
+
+        Rounded, as 1 - 0.95 is a little more than 0.05, and 95 of 100 keep a limit of 5 %.
+        """
+        return round(1 - self.value, 12)
+
 
 def evaluate(
     module: nn.Module,
@@ -46,7 +57,7 @@ def evaluate(
     metric: Metric = "accuracy",
     *,
     weights: Mapping[str, Tensor] | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     precision: Precision = "fp32",
 ) -> Accuracy:
     """Accuracy of a module in eval mode.
@@ -64,7 +75,7 @@ def evaluate(
         split: At least one image.
         metric: What to measure.
         weights: Tensors by parameter or buffer name to use in place of the module's own, such as a moving average.
-        batch_size: Images at a time.
+        batch_size: Images at a time; None: see `MOST_IMAGES`.
         precision: Of the forward pass; bf16 where a search can do with less than the last digit.
 
     Raises:
@@ -136,7 +147,7 @@ def predict_logits(
     images: Tensor,
     *,
     weights: Mapping[str, Tensor] | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     precision: Precision = "fp32",
 ) -> Tensor:
     """Logits of a module in eval mode, float32 (N, classes) on the CPU.
@@ -145,7 +156,7 @@ def predict_logits(
         module: Takes float images in 0..1 and returns logits (N, classes).
         images: uint8 (N, C, H, W), on any device or memory mapped: only one batch at a time is fetched and moved.
         weights: Tensors by parameter or buffer name to use in place of the module's own.
-        batch_size: Images at a time; it does not change the result beyond rounding.
+        batch_size: Images at a time, which does not change the result beyond rounding; None: see `MOST_IMAGES`.
         precision: Of the forward pass.
 
     Raises:
@@ -159,6 +170,8 @@ def predict_logits(
     """
     if len(images) == 0:
         raise DataError("there are no images to predict: the split is empty")
+    if batch_size is None:
+        batch_size = min(MOST_IMAGES, max(1, MOST_PIXELS // (images.shape[2] * images.shape[3])))
     device = device_of(module)
     replaced = fitting(weights or {}, tensors_of(module), "weights")
     parts = []

@@ -30,10 +30,8 @@ class Objective:
 
     Attributes:
         name: As users write it in a specification.
-        unit: For tables and axes.
         estimate: Architectures -> one estimate each.
     """
 
     name: str
-    unit: str
     estimate: Callable[[Sequence[Arch]], list[Estimate]]

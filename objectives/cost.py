@@ -49,9 +49,9 @@ def _structural(count: Callable[[Arch], int]) -> Callable[[Sequence[Arch]], list
     return lambda archs: [Estimate.exact(count(arch)) for arch in archs]
 
 
-PARAMS = Objective("params", "", _structural(params))
-MACS = Objective("macs", "", _structural(macs))
-PEAK_MEMORY = Objective("peak_memory", "B", _structural(peak_memory))
+PARAMS = Objective("params", _structural(params))
+MACS = Objective("macs", _structural(macs))
+PEAK_MEMORY = Objective("peak_memory", _structural(peak_memory))
 
 
 def latency(table: LatencyTable) -> Objective:
@@ -65,4 +65,4 @@ def latency(table: LatencyTable) -> Objective:
         models = [to_onnx(arch, initial_state(arch).value, batch=batch) for arch in archs]
         return [Estimate(found.ms, found.low_ms, found.high_ms) for found in table.predict_many(models)]
 
-    return Objective("latency", "ms", estimate)
+    return Objective("latency", estimate)

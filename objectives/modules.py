@@ -9,6 +9,15 @@ from torch import Tensor, nn
 
 from spaces.errors import DataError, TrainingError
 
+#: Where torch raises a bare RuntimeError, only its text tells what is missing: of the CPU, of CUDA and its libraries.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+)
+
 
 @contextmanager
 def out_of_memory_is_an_error() -> Iterator[None]:
@@ -16,8 +25,7 @@ def out_of_memory_is_an_error() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On a CPU torch raises a bare RuntimeError: only its allocator's text tells.
-        told = any(text in str(error) for text in ("DefaultCPUAllocator", "not enough memory", "std::bad_alloc"))
+        told = any(text in str(error) for text in OUT_OF_MEMORY)
         if not told and not isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

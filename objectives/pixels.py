@@ -7,6 +7,8 @@ A file is written once, in one pass and in pieces, and found again by a fingerpr
         pixels.u8              uint8 (N, C, S, S)
         survey.npz             what the pass found out
     FOLDER/*.partial/          a pass that is under way, or was killed; the next pass removes it
+
+Where the disk is too full for another file, those go that were not asked for the longest.
 """
 
 import hashlib
@@ -199,7 +201,7 @@ def map_pixels(
                 return pixels
             for dead in (*folder.glob("*.partial"), *folder.glob(entry.name)):
                 shutil.rmtree(dead)
-            if (free := shutil.disk_usage(folder).free) < need:
+            if (free := _freed(folder, need)) < need:
                 raise DataError(f"the images need {need:,} bytes in {folder} and {free:,} are free: {_REMEDY}")
             partial = entry.with_suffix(".partial")
             partial.mkdir()
@@ -212,6 +214,16 @@ def map_pixels(
     except OSError as error:
         raise DataError(f"the images cannot be kept in {folder}: {error.strerror}: {_REMEDY}") from error
     return Pixels(_map(entry, survey), survey)
+
+
+def _freed(folder: Path, need: int) -> int:
+    """Free bytes on the disk of a folder, after the files in it have gone that stood in the way of so many."""
+    # Whoever still reads a file that goes, keeps what is mapped.
+    for oldest in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime):
+        if shutil.disk_usage(folder).free >= need:
+            break
+        shutil.rmtree(oldest)
+    return shutil.disk_usage(folder).free
 
 
 def fingerprint(sources: Sequence[ImageSource], size: int, channels: int) -> str:
@@ -231,6 +243,7 @@ def _find(entry: Path) -> Pixels | None:
     try:
         survey = Survey.load(entry / "survey.npz")
         whole = (entry / "pixels.u8").stat().st_size == math.prod(survey.shape)
+        os.utime(entry)  # it was asked for now
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return Pixels(_map(entry, survey), survey) if whole else None

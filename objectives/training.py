@@ -9,7 +9,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -63,7 +63,6 @@ def train(
     ema: Mapping[str, Tensor] | None = None,
     seen: int = 0,
     deadline: float | None = None,
-    on_epoch: Callable[[float, float], None] | None = None,
 ) -> Training:
     """Train a module in place, on the device its parameters are on.
 
@@ -79,7 +78,6 @@ def train(
         ema: Averages to start from, by parameter or buffer name; what it leaves out starts at the present value.
         seen: Steps that the averages rest on already.
         deadline: ``time.monotonic()`` after which no further step is begun; at least one step is taken.
-        on_epoch: Called with the epochs done and their mean loss after each epoch; what it raises passes through.
 
     Returns:
         What was done; momentum and averages are new tensors, the ones handed in are not changed.
@@ -122,8 +120,6 @@ def train(
             if epoch_ends:
                 loss = statistics.fmean(losses)
                 losses.clear()
-                if on_epoch is not None:
-                    on_epoch(done / per_epoch, loss)
             if late:
                 break
     _refuse_broken_weights(module, done, recipe)

@@ -32,6 +32,7 @@ from spaces.rewrite import (
     remap,
     splice,
     swap,
+    tied_below,
 )
 from spaces.state import Tensors
 
@@ -56,6 +57,9 @@ class Morphism:
         seed = getattr(self, "seed", 0)
         if not 0 <= seed < 2**63:
             raise ArchError(f"{type(self).__name__}: seed is {seed}, it must be 0 to 2**63 - 1")
+        kernel = getattr(self, "kernel", 1)
+        if kernel < 1 or kernel % 2 == 0:
+            raise ArchError(f"{type(self).__name__}: kernel is {kernel}, it must be odd")
 
     def refusal(self, arch: Arch) -> str | None:
         """Which condition does not hold for this architecture, or None."""
@@ -379,7 +383,7 @@ class SkipConcat(Morphism):
         joined, back = free_names(arch, 2)
         nodes = [Node(joined, Concat(), (self.node, self.source))]
         starts: dict[str, Start] = {}
-        if _tied_below(arch, self.node):
+        if tied_below(arch, self.node):
             channels = arch.shapes[self.node][0]
             nodes.append(Node(back, Conv(kernel=1, channels=channels, norm=False, act=None), (joined,)))
             # Zero where it reads the source: only the square part of the identity.
@@ -400,17 +404,6 @@ def _strung_twice(arch: Arch, name: str, source: str) -> str | None:
 def _strung(arch: Arch, name: str) -> set[str]:
     """The maps that a Concat strings together; any other node is a map of its own."""
     return _sources(arch, name, lambda op: isinstance(op, Concat))
-
-
-def _tied_below(arch: Arch, name: str) -> bool:
-    """Whether channels of a node reach an Add, or the output, before a dense convolution or linear layer mixes them."""
-    reached = [name]
-    for each in reached:  # which grows on the way
-        roles = {reader: arch[reader].op.role for reader in arch.consumers[each]}
-        if each == arch.output or Role.TIES in roles.values():
-            return True
-        reached += [reader for reader, role in roles.items() if role is not Role.MAKES and reader not in reached]
-    return False
 
 
 # Deeper ---------------------------------------------------------------------------------------------------------------
@@ -550,14 +543,14 @@ class RemoveSkip(Morphism):
             return f"{self.node} is a {type(node.op).__name__}"
         if not 0 <= self.position < len(node.inputs):
             return f"{self.node} has {len(node.inputs)} inputs, there is no input {self.position}"
-        if isinstance(node.op, Concat) and _tied_below(arch, self.node):
+        if isinstance(node.op, Concat) and tied_below(arch, self.node):
             return "an Add ties the channels of this Concat, or they are the class scores"
         if isinstance(node.op, Add) and len(node.inputs) == 2 and node.op.act is None:
             return _doubled(arch, self.node, node.inputs[1 - self.position])
         return None
 
     def rewrite(self, arch: Arch) -> Rewrite:
-        """`drop` of the edge; an activation left alone goes back into the convolution before it."""
+        """`drop` of the edge; an activation left alone goes back into the convolution before it, or changes nothing."""
         node = arch[self.node]
         dropped = drop(arch, self.node, self.position)
         if isinstance(node.op, Add):
@@ -583,12 +576,17 @@ def _revive(arch: Arch, names: Sequence[str]) -> Rewrite:
 
 
 def _fold_act(arch: Arch, name: str) -> Rewrite:
-    """An activation that is the only reader of a convolution without one becomes the convolution's."""
+    """An activation that is the only reader of a convolution without one becomes the convolution's.
+
+    A ReLU that changes nothing goes: it would make another network of the same function.
+    """
     if name not in arch or not isinstance(arch[name].op, Act):
         return identity(arch)
     act = arch[name].op
     assert isinstance(act, Act)
     (source,) = arch[name].inputs
+    if act.act == "relu" and nonnegative(arch, source) and _doubled(arch, name, source) is None:
+        return drop(arch, name)
     op = _filter(arch[source].op)
     if op is None or op.act is not None or len(arch.consumers[source]) > 1:
         return identity(arch)

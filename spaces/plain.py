@@ -31,7 +31,7 @@ from spaces.morphisms import (
     Widen,
     ancestors,
 )
-from spaces.ops import Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Normalise, Op
+from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Normalise, Op
 from spaces.record import check_types
 from spaces.space import Child, Space
 
@@ -211,6 +211,8 @@ def _candidates(space: PlainSpace, arch: Arch) -> Iterator[Morphism]:
             yield RemoveLayer(name)
             if isinstance(node.op, Conv) and space.separable:
                 yield Separate(name)
+        if isinstance(node.op, Act):  # what a skip has left behind
+            yield RemoveLayer(name)
         if len(arch.shapes[name]) != 3:
             continue
         for depthwise in styles:

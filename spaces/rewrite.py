@@ -232,7 +232,7 @@ def splice(
     """Put new nodes in and let some edges read them.
 
     A new Concat goes on with its first input; what it adds to it is read with zeros by all that follows, so that the
-    function stays.
+    function stays. No Add may follow before these channels are mixed.
 
     Args:
         arch: The architecture.
@@ -242,8 +242,8 @@ def splice(
         seed: Of the other new tensors and of fresh rows.
 
     Raises:
-        ArchError: The result is no valid network, as where an Add follows on a new Concat, or has a cycle; or there
-            are several new Concats.
+        ArchError: The result is no valid network, or has a cycle; there are several new Concats, or one whose channels
+            an Add ties.
     """
     starts = starts or {}
     rewired = [
@@ -254,6 +254,8 @@ def splice(
     concats = [node.name for node in nodes if isinstance(node.op, Concat)]
     if len(concats) > 1:
         raise ArchError(f"{', '.join(concats)} are new Concats; put them in one by one")
+    if concats and tied_below(child, concats[0]):
+        raise ArchError(f"an Add ties the channels of the new Concat {concats[0]}, or they are the class scores")
     added = _added(child, *concats) if concats else None
 
     def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
@@ -298,6 +300,20 @@ def _sorted(nodes: Sequence[Node], last: str) -> tuple[Node, ...]:
 def readers(arch: Arch, name: str) -> list[Edge]:
     """Every edge over which a node is read."""
     return [(node.name, i) for node in arch.nodes for i, source in enumerate(node.inputs) if source == name]
+
+
+def tied_below(arch: Arch, name: str) -> bool:
+    """Whether channels of a node reach an Add, or the output, before a dense convolution or linear layer mixes them.
+
+    A tied channel cannot come or go by itself.
+    """
+    reached = [name]
+    for each in reached:  # which grows on the way
+        roles = {reader: arch[reader].op.role for reader in arch.consumers[each]}
+        if each == arch.output or Role.TIES in roles.values():
+            return True
+        reached += [reader for reader, role in roles.items() if role is not Role.MAKES and reader not in reached]
+    return False
 
 
 def free_names(arch: Arch, count: int) -> list[str]:
@@ -346,7 +362,7 @@ def drop(arch: Arch, name: str, position: int | None = None) -> Rewrite:
     reading that input; left with a single input it becomes its activation, or vanishes if it has none.
 
     Raises:
-        ArchError: There is no such input, or what is left is no valid network.
+        ArchError: There is no such input, an Add ties the channels of the Concat, or what is left is no valid network.
     """
     node = arch[name]
     count = len(node.inputs)
@@ -354,6 +370,8 @@ def drop(arch: Arch, name: str, position: int | None = None) -> Rewrite:
         raise ArchError(f"{name} has {count} inputs; without a position only a node that has one can be dropped")
     if position is not None and not (isinstance(node.op, Add | Concat) and 0 <= position < count):
         raise ArchError(f"{name} is no Add or Concat with an input {position}; its inputs are {list(node.inputs)}")
+    if isinstance(node.op, Concat) and position is not None and tied_below(arch, name):
+        raise ArchError(f"an Add ties the channels of the Concat {name}, or they are the class scores")
     rest = tuple(source for i, source in enumerate(node.inputs) if i != position)
     act = node.op.act if isinstance(node.op, Add) else None
     last = arch.output
@@ -380,7 +398,7 @@ def _lost(arch: Arch, concat: str, position: int) -> _Change:
     """What everything after a Concat loses with one of its inputs."""
     edge = (concat, position)
     found, whole = axes(arch, cut=edge), arch.input_shapes(concat)
-    # The cut edge is one segment, unless an Add cuts it up, and then the child is no valid network.
+    # The cut edge is one segment: no Add below cuts it up.
     before = sum(shape[0] for shape in whole[:position])
     starts = list(accumulate((part.size for part in found[concat]), initial=0))
     segment = found[concat][starts.index(before)]

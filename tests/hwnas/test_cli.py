@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner, Result
@@ -57,8 +58,8 @@ class Recorder:
         out.mkdir(parents=True)
         return self._end(out)
 
-    def resume(self, out: Path, progress: Progress, budget: float | None = None) -> Path:
-        self.asked.append((out, progress, budget))
+    def resume(self, out: Path, progress: Progress, budget: float | None = None, data: str | None = None) -> Path:
+        self.asked.append((out, progress, budget, data))
         return self._end(out)
 
     def _end(self, out: Path) -> Path:
@@ -275,10 +276,11 @@ def test_wrong_specs_are_explained(study: Recorder, tmp_path: Path, text: str, s
     assert "there is no file" in refused("search", tmp_path / "none.yaml")
 
 
-def test_resume_passes_a_budget_in_seconds(study: Recorder, run: Path) -> None:
+def test_resume_passes_a_budget_in_seconds_and_the_place_of_the_images(study: Recorder, run: Path) -> None:
     assert hwnas("resume", run).exit_code == 0
     assert hwnas("resume", run, "--budget", "1h30m", "--quiet").exit_code == 0
-    assert [budget for _, _, budget in study.asked] == [None, 5400.0]
+    assert hwnas("resume", run, "--data", "images").exit_code == 0
+    assert [options for _, _, *options in study.asked] == [[None, None], [5400.0, None], [None, "images"]]
     assert "such as 30m or 200s" in refused("resume", run, "--budget", "200")
 
 
@@ -389,6 +391,13 @@ def test_profile_and_check_refuse_what_they_cannot_read(nets: list[Path], tmp_pa
     table = tmp_path / "table.csv"
     nets[0].write_bytes(b"not a network")
     assert "net0.onnx is not an ONNX file" in refused("profile", "-o", table, "--for", nets[0])
+    aside = onnx.load(nets[1])
+    aside.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1000), "large"))
+    onnx.save(aside, tmp_path / "aside.onnx", save_as_external_data=True, location="weights")
+    (tmp_path / "weights").unlink()
+    assert "aside.onnx cannot be read with its weights: " in refused(
+        "profile", "-o", table, "--for", tmp_path / "aside.onnx"
+    )
     assert "none.onnx: no such file" in refused("profile", "-o", table, "--for", tmp_path / "none.onnx")
     assert "runtime 'tpu' is not known" in refused("profile", "-o", table, "--runtime", "tpu", "--for", nets[1])
     assert "table.csv" in refused("check", table)

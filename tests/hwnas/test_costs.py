@@ -11,7 +11,7 @@ def recording(log):
         log.append([arch.hash for arch in archs])
         return [Estimate(1.0, 0.5, 2.0) for _ in archs]
 
-    return Objective("latency", "ms", estimate)
+    return Objective("latency", estimate)
 
 
 def test_each_network_is_estimated_once_and_those_that_are_new_together():

@@ -16,7 +16,7 @@ from hwnas.store import Store
 from hwnas.study import Study
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Accuracy
-from spaces.errors import LatencyError, TrainingError
+from spaces.errors import ExportError, LatencyError, TrainingError
 from tests.hwnas.toys import Notes, short
 
 
@@ -211,6 +211,46 @@ def test_a_reference_whose_latency_cannot_be_had_is_left_out_and_says_so(opened)
     assert manifest.models
     assert manifest.references == []
     assert "references left out: no such operator" in opened.progress.all
+
+
+def test_a_reference_that_cannot_be_exported_or_tested_is_left_out_and_says_so(opened, monkeypatch):
+    opened.spec = opened.spec.resolve({"final.references": True})
+    stock = references(opened.space, opened.data, [1e5])
+    names = [one.name for one in stock]
+
+    def refusing(module, batch):
+        raise ExportError("torch cannot export it")
+
+    def evaluate(module, split, metric):
+        if sum(parameter.numel() for parameter in module.parameters()) == stock[1].params:
+            raise TrainingError("its logits are not finite")
+        return real(module, split, metric)
+
+    real = front.evaluate
+    monkeypatch.setattr(front, "references", lambda *_: [replace(stock[0], export=refusing), *stock[1:]])
+    monkeypatch.setattr(front, "evaluate", evaluate)
+    manifest = front.finish(opened)
+    assert manifest.models
+    assert [reference.id for reference in manifest.references] == names[2:]
+    assert f"reference {names[0]} left out: torch cannot export it" in opened.progress.all
+    assert f"reference {names[1]} left out: its logits are not finite" in opened.progress.all
+
+
+def test_a_reference_in_whose_timing_the_process_died_twice_is_left_out(opened):
+    first, second, *_ = references(opened.space, opened.data, [1e5])
+    opened.store.put(f"deaths in timing {first.name}, {opened.budget.seconds}", study.MOST_DEATHS)
+    assert [reference.name for reference, *_ in final._timed(opened, [first, second])] == [second.name]
+    assert opened.progress.all[-1].startswith(f"reference {first.name} left out: the process died 2 times")
+
+
+def test_an_error_that_nobody_foresaw_counts_as_a_death(opened):
+    def broken():
+        raise ZeroDivisionError
+
+    for _ in range(study.MOST_DEATHS):
+        with pytest.raises(ZeroDivisionError):
+            opened.surviving("work", broken, str)
+    assert opened.surviving("work", broken, str).startswith("the process died 2 times")
 
 
 def test_a_final_training_in_which_the_process_died_twice_is_not_tried_again(opened):

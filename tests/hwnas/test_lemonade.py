@@ -16,8 +16,8 @@ from tests.hwnas.toys import OBJECTIVES, SPACE, costs, failed, play
 # is meant to change searches changes them; print([trial.hash[:6] for trial in golden()]) gives the new list.
 GOLDEN = """
 6ee216 3d994a a1fe41 2514c5 100007 945690 0cfd99 99e4b5 18b03b da41e6 9f55f9 5eb245 d245d7 75a466 081340
-6ee216 a459ac 8e33d4 070656 18b03b 75a466 15668e ee4876 6ee216 559114 151297 042d34 417a28 20a7df b58e2f
-7584a0 18b03b 57d15b 6e9aea 6a92fd 3717d6 c95f5e 06495a 676bfb
+6ee216 a459ac 8e33d4 070656 18b03b 75a466 15668e ee4876 6ee216 151297 042d34 8a967d 34e118 a9204c 38a62c
+37b4fe 18b03b 0198fe a937f7 5255c6 640b63 4b7543 170e6d c8d4ba
 """
 
 

@@ -60,7 +60,7 @@ def test_the_upper_end_of_an_estimate_counts():
     def estimate(archs):
         return [Estimate(params := cost.params(arch) / 1e3, 0.5 * params, 2 * params) for arch in archs]
 
-    latency = Objective("latency", "ms", estimate)
+    latency = Objective("latency", estimate)
     limit = PARAMS[0] / 1e3  # what the smallest start has as its value
     (start,) = starts_within(SPACE, Costs([latency], {"latency": limit}))
     assert 2 * cost.params(start) / 1e3 <= limit

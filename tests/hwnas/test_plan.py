@@ -9,6 +9,7 @@ from hwnas import plan
 from hwnas.plan import EPOCHS, Plan, measure, network, seconds_per_epoch
 from hwnas.schedule import Schedule
 from objectives.recipe import Recipe
+from spaces.errors import TrainingError
 from spaces.plain import PlainSpace
 from tests.hwnas.toys import digits
 
@@ -52,6 +53,22 @@ def test_epochs_follow_the_time_within_bounds(monkeypatch):
     assert epochs(1.0) == EPOCHS[0]
     assert epochs(1e9) == EPOCHS[1]
     assert epochs(1000.0, trainings=250) == pytest.approx(2, rel=0.1)
+
+
+def test_a_start_that_does_not_fit_into_memory_is_planned_without(monkeypatch):
+    def seconds(module, data, recipe):
+        if len(asked := module.arch.nodes) == largest:
+            raise TrainingError("out of memory: so many bytes")
+        return float(len(asked))
+
+    monkeypatch.setattr(plan, "seconds_per_epoch", seconds)
+    starts = SPACE.starts()
+    largest = max(len(arch.nodes) for arch in starts)
+    some = [arch for arch in starts if len(arch.nodes) < largest]
+    found, expected = (measure(archs, digits(), RECIPE, CPU, seconds=1e4, threads=1) for archs in (starts, some))
+    assert found.epochs.epochs({"macs": 1e5}) == pytest.approx(expected.epochs.epochs({"macs": 1e5}), rel=0.1)
+    with pytest.raises(TrainingError, match="so many bytes"):
+        measure([arch for arch in starts if arch not in some], digits(), RECIPE, CPU, seconds=1e4, threads=1)
 
 
 def test_from_scratch_there_are_fewer_trainings_and_all_are_alike(monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwnas import report
+from hwnas.export import copy_predict
 from objectives.images import read_image
 from spaces.errors import DataError
 
@@ -17,7 +17,7 @@ ORIENTATION = 0x0112
 
 def predict(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Isolated (-I), so that nothing beside the installed packages can be imported."""
-    script = report.copy_predict(folder)
+    script = copy_predict(folder)
     return subprocess.run(
         [sys.executable, "-I", "-W", "error", script, *arguments], capture_output=True, text=True, cwd=folder
     )
@@ -108,7 +108,7 @@ def test_what_is_no_model_is_said(tmp_path: Path, model: str, message: str) -> N
 def test_a_reader_that_has_seen_enough_is_no_error(pixel_model: tuple[Path, int], tmp_path: Path) -> None:
     model, _ = pixel_model
     image = kinds_of_images(tmp_path)[0]
-    script = report.copy_predict(tmp_path)
+    script = copy_predict(tmp_path)
     command = [sys.executable, "-u", str(script), str(model), *[str(image)] * 50]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout

@@ -40,6 +40,14 @@ def test_error_bounds_what_fits_but_is_no_cost(manifest: Manifest) -> None:
     assert file(unreachable.nearest_miss) == "large"
 
 
+def test_an_error_at_the_limit_is_within_it(manifest: Manifest) -> None:
+    """Although 1 - 0.95 is more than 0.05."""
+    model = manifest.models[0]
+    model = model.model_copy(update={"accuracy": model.accuracy.model_copy(update={"val": 0.95})})
+    selection = select(manifest.model_copy(update={"models": [model]}), {"error": 0.05})
+    assert file(selection.best) == file(Choice(model, {}, (), 0.0))
+
+
 def test_better_is_the_one_that_exceeds_the_limits_least(manifest: Manifest) -> None:
     # Both `fat` and `large` are better than `medium`; `large` asks for less.
     assert file(select(manifest, {"params": 50_000}).better) == "large"

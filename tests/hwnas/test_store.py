@@ -175,7 +175,7 @@ def test_sweep_deletes_what_nobody_needs_and_nothing_else(store):
     final = store.save_weights(state(100))
     store.put("final/h2", {"weights": final, "epochs": 30})
     store.save_weights(state(101))  # nobody refers to it
-    half_written = store.path / "weights" / f"{told[0].weights}.tmp"
+    half_written = store.path / "weights" / f".{told[0].weights}.safetensors.new"
     half_written.write_bytes(b"half")
 
     assert store.sweep(keep={told[0].weights}) == 4
@@ -387,7 +387,7 @@ def test_a_full_disk_under_the_weights(store):
     store.add_trials([trial(0)])
     hash = store.save_weights(state(0))
     store.sweep(keep=[])
-    (store.path / "weights" / f"{hash}.tmp").symlink_to("/dev/full")
+    (store.path / "weights" / f".{hash}.safetensors.new").symlink_to("/dev/full")
     with pytest.raises(StoreError, match=rf"the disk that holds {store.path} is full\. Free some space and go on"):
         store.tell(0, result(0), state(0))
     assert store.trials() == [(trial(0), None)], "no result may refer to weights that are not there"

@@ -22,13 +22,14 @@ from PIL import Image
 from hwnas import manifest as manifests
 from hwnas import study
 from hwnas.archive import Archive
+from hwnas.executor import Executor
 from hwnas.progress import Quiet
 from hwnas.spec import Spec
 from hwnas.store import Store
 from objectives import cost
 from objectives.data import load_data
 from spaces.arch import Arch
-from spaces.errors import HwnasError, LimitError, SpecError, StoreError, TrainingError
+from spaces.errors import DataError, HwnasError, LimitError, SpecError, StoreError, TrainingError
 from spaces.morphisms import move_from_json
 from spaces.plain import PlainSpace
 from tests.hwnas.toys import FATAL, Notes, Search, short
@@ -304,6 +305,40 @@ def test_a_run_folder_among_the_images_is_refused(tmp_path):
     assert not (tmp_path / "images" / "runs").exists()
 
 
+def test_moved_images_are_found_where_they_are_now(tmp_path):
+    save_digits(tmp_path / "images")
+    spec = short(**{"data.source": str(tmp_path / "images"), "budget.trainings": 2, "final.models": 1})
+    out = study.search(spec, tmp_path / "run")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    with pytest.raises(DataError):
+        study.resume(out)
+    study.resume(out, data=str(tmp_path / "moved"))
+    study.resume(out)
+    (tmp_path / "moved" / "0" / "0.png").unlink()
+    with pytest.raises(StoreError, match="the images changed since"):
+        study.resume(out)
+
+
+def test_a_search_on_a_gpu_does_not_go_on_without_one(searched, tmp_path):
+    out = copied(searched, tmp_path)
+    with Store.open(out, write=True) as store:
+        store.put("training device", "tpu")
+    with pytest.raises(StoreError, match=r"the training device changed since .*: tpu then, c.* now"):
+        study.resume(out)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", ["ort-cpu", "torch-cuda"])
+def test_a_search_on_a_gpu(tmp_path, runtime):
+    spec = short(**{"deployment.runtime": runtime, "training.precision": "auto", "final.references": True})
+    out = study.search(spec.resolve({"budget": {"time": 30.0}}), tmp_path / "run")
+    manifest = verify(out)
+    assert manifest.runtime == runtime
+    assert manifest.references
+    study.resume(out, budget=45.0)
+    verify(out)
+
+
 # Killed
 
 
@@ -381,6 +416,24 @@ def test_a_network_whose_training_kills_the_process_fails_and_costs_only_itself(
     assert len(results) == 8
     assert {id: result.status for id, result in results.items() if result.status != "ok"} == {5: "failed"}
     assert "the process died 2 times while it was trained" in results[5].reason
+    verify(out)
+
+
+def test_an_error_that_nobody_foresaw_fails_its_network_at_the_second_time(tmp_path, monkeypatch):
+    real = Executor._start
+
+    def start(self, trial):
+        if trial.id == 2:
+            raise ZeroDivisionError
+        return real(self, trial)
+
+    monkeypatch.setattr(Executor, "_start", start)
+    out = tmp_path / "run"
+    for goes_on in (lambda: study.search(short(), out), lambda: study.resume(out)):
+        with pytest.raises(ZeroDivisionError):
+            goes_on()
+    study.resume(out)
+    assert {id for id, result in told(out).items() if result.status != "ok"} == {2}
     verify(out)
 
 

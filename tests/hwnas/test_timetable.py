@@ -82,6 +82,15 @@ def test_large_references_get_no_more_than_their_share():
     assert table.reference_epochs(1, left) == pytest.approx(19 / 2)
 
 
+def test_checks_of_references_come_out_of_the_same_time():
+    table = make(110.0, finalists=[1.0], references=[1.0, 1.0], reference_checks=[4.0, 4.0])
+    left, owed = 30.0, 0.0
+    for place in range(2):
+        epochs = table.reference_epochs(place, left - owed)
+        left, owed = left - epochs, owed + 4
+    assert left - owed == pytest.approx(10)  # what the finalists' checks take
+
+
 def test_references_that_cannot_train_an_epoch_cost_the_finalists_nothing():
     table = make(90.0, references=[50.0, 40.0], reference_checks=[1.0, 1.0])
     assert table.for_references == 0

@@ -1,7 +1,6 @@
 import math
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,9 +150,11 @@ def test_control_flow_is_refused_by_name():
 
 
 def test_element_types_without_kernels_are_refused_by_name():
-    tensor = onnx.TensorProto(name="phase", data_type=TensorProto.COMPLEX64, dims=[100])
-    with pytest.raises(LatencyError, match="tensor 'phase' is of element type COMPLEX64"):
-        constant(tensor)
+    phase = numpy_helper.from_array(np.zeros(2, np.complex64), "phase")
+    words = helper.make_tensor("words", TensorProto.STRING, [2], ["cat", "dog"])
+    for tensor, kind in ((phase, "COMPLEX64"), (words, "STRING")):
+        with pytest.raises(LatencyError, match=f"tensor '{tensor.name}' is of element type {kind}"):
+            constant(tensor)
 
 
 def test_large_constants_do_not_carry_values():

@@ -478,6 +478,39 @@ def test_a_studys_table_goes_on_with_one_protocol(scripted, tmp_path):
     assert read(longer.path)[1].equals(longer.frame)
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(scripted, tmp_path):
+    """Whoever runs in a container may have no home."""
+    (tmp_path / "file").touch()
+    told = []
+    runtime = scripted()
+    study = LatencyTable.open(
+        runtime, tmp_path / "run" / "latency.csv", QUICK, shared=tmp_path / "file" / "table.csv", note=told.append
+    )
+    assert study.extend([RELU, TANH]) == 2
+    assert study.extend([RELU, SIGMOID]) == 1
+    assert sorted(read(study.path)[1].index) == sorted(map(str, [RELU, SIGMOID, TANH]))
+    assert len(runtime.asked) == 3 * 2 * 3  # each kernel by one copy and several in three passes, and no more
+    (note,) = told
+    assert note.startswith("the shared latency table is not used any more: cannot write the latency table")
+
+
+def test_a_cache_that_may_not_be_looked_into_is_done_without(scripted, tmp_path, monkeypatch):
+    real, told = Path.exists, []
+
+    def exists(path, **options):
+        if path.name == "table.csv":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    study = LatencyTable.open(
+        scripted(), tmp_path / "latency.csv", QUICK, shared=tmp_path / "table.csv", note=told.append
+    )
+    assert study.extend([RELU]) == 1
+    (note,) = told
+    assert "table.csv is not used: [Errno 13] Permission denied" in note
+
+
 def test_a_shared_table_of_another_device_is_refused(scripted, tmp_path):
     LatencyTable.open(scripted(Deployment("ort-cpu", "Board neon")), tmp_path / "cache" / "table.csv").extend([RELU])
     with pytest.raises(TableError, match=r"is of ort-cpu on Board neon .*, not of ort-cpu on Scripted 1 neon"):

@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,3 +195,24 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(files, tmp_path):
     (tmp_path / "cache").write_text("a file in the way")
     with pytest.raises(DataError, match=r"cannot be kept in .*cache: File exists: free some space, move the cache"):
         map_pixels(files, 6, 3, tmp_path / "cache")
+
+
+def test_where_the_disk_is_full_the_file_goes_that_was_not_asked_for_the_longest(files, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    for age, size in enumerate((4, 5, 6)):
+        map_pixels(files, size, 3, cache)
+        os.utime(cache / fingerprint(files, size, 3), (100 + age, 100 + age))
+    oldest = map_pixels(files, 4, 3, cache)  # which makes it the youngest
+    room = 20 * 3 * 7**2
+
+    def disk_usage(folder):
+        return SimpleNamespace(free=room if len([path for path in folder.iterdir() if path.is_dir()]) < 3 else room - 1)
+
+    monkeypatch.setattr("shutil.disk_usage", disk_usage)
+    map_pixels(files, 7, 3, cache)
+    kept = {fingerprint(files, size, 3) for size in (4, 6, 7)}
+    assert {path.name for path in cache.iterdir() if path.is_dir()} == kept
+    assert torch.equal(oldest.images, read_pixels(files, 4, 3).images)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(DataError, match=r"the images need 3,840 bytes in .* and 0 are free"):
+        map_pixels(files, 8, 3, cache)

@@ -296,7 +296,7 @@ def new_columns(child, state):
             yield key, columns, (ones[key].transpose(0, 1).flatten(1) == 0).all(1)
 
 
-@exact_kinds
+@pytest.mark.parametrize("kind", [Widen, SkipConcat], ids=lambda kind: kind.__name__)
 def test_no_new_column_is_a_twin(kind):
     """A column with the gradient of another learns nothing of its own, for ever."""
     tried = 0
@@ -310,7 +310,7 @@ def test_no_new_column_is_a_twin(kind):
                     others = torch.cat((columns[:column], columns[column + 1 :]))
                     assert size == 0 or (others - columns[column]).norm(dim=1).min() > 1e-9 * size, (move, key, column)
                     tried += size.item() > 0
-    assert tried > 100 or kind not in (Widen, SkipConcat)
+    assert tried > 100
 
 
 def test_a_channel_that_is_read_with_zeros_still_learns_once_its_reader_is_separated():
@@ -364,7 +364,7 @@ def test_remove_layer_undoes_deepen(data):
     undone(arch, move, lambda child: RemoveLayer(*child.new))
 
 
-@pytest.mark.parametrize("kind", [AddBranch, SkipAdd, SkipConcat], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [AddBranch, DeepenResidual, SkipAdd, SkipConcat], ids=lambda kind: kind.__name__)
 @given(data=st.data())
 def test_remove_skip_undoes_branches_and_skips(kind, data):
     arch = data.draw(archs()).canonical()
@@ -381,10 +381,8 @@ def test_remove_skip_undoes_branches_and_skips(kind, data):
 
 
 def comes_back(arch, move):
-    """Whether removing the skip gives the old network, not one that has kept a 1x1 or a ReLU too many."""
-    if isinstance(move, SkipConcat):
-        return len(move.apply(arch).new) == 1
-    return isinstance(arch[move.node].op, Conv | DepthwiseConv)
+    """Whether removing the skip gives the old network, not one that has kept a 1x1."""
+    return not isinstance(move, SkipConcat) or len(move.apply(arch).new) == 1
 
 
 # Approximate moves ----------------------------------------------------------------------------------------------------
@@ -742,6 +740,8 @@ def test_every_move_survives_json():
         ({"move": "Widen", "node": "n1", "position": 0, "by": 8.0}, "Widen: by is 8.0, it must be of type int"),
         ({"move": "Widen", "node": "n1", "position": "0", "by": 8}, "Widen: position is '0', it must be of type int"),
         ({"move": "AddBranch", "node": "n1", "seed": 2**63}, r"AddBranch: seed is \d+, it must be 0 to 2\*\*63 - 1"),
+        ({"move": "Deepen", "node": "n1", "kernel": 2}, "Deepen: kernel is 2, it must be odd"),
+        ({"move": "AddBranch", "node": "n1", "kernel": -1}, "AddBranch: kernel is -1, it must be odd"),
         ({"move": "SkipAdd", "node": "n2", "source": "n1", "seed": -1}, "SkipAdd: seed is -1, it must be 0 to 2"),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spaces.arch import Node, chain
+from spaces.arch import Arch, Node, chain
 from spaces.channels import Segment, axes, segment_at
 from spaces.errors import ArchError
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Pool
@@ -202,7 +202,7 @@ def test_a_splice_takes_its_starts_and_draws_the_rest():
 
 def test_a_splice_that_is_no_network_is_refused():
     arch = net(a=(CONV, "x"))
-    with pytest.raises(ArchError, match="Add: inputs have shapes"):
+    with pytest.raises(ArchError, match="an Add ties the channels of the Concat c"):
         splice(arch, [Node("new", Add(), ("a", "x"))], {("pool", 0): "new"})
 
 
@@ -293,7 +293,7 @@ def test_a_drop_that_leaves_no_network_is_refused():
     arch = net(
         a=(CONV, "x"), b=(Conv(channels=4), "x"), c=(Concat(), "a", "b"), d=(Conv(channels=8), "x"), e=(Add(), "c", "d")
     )
-    with pytest.raises(ArchError, match="Add: inputs have shapes"):
+    with pytest.raises(ArchError, match="an Add ties the channels of the Concat c"):
         drop(arch, "c", 0)
 
 
@@ -363,6 +363,18 @@ def test_dropping_any_edge_keeps_the_shapes_of_all_tensors(data):
     assert {key: tuple(tensor.shape) for key, tensor in value.items()} == {
         key: param.shape for key, param in child.arch.params.items()
     }
+
+
+def test_a_concat_that_an_add_ties_on_both_sides_alike_is_left_as_it_is():
+    """Both summands would lose as many channels, but not the same ones."""
+    a, b, e = (Node(name, Conv(channels=size), ("x",)) for name, size in (("a", 4), ("b", 2), ("e", 3)))
+    c, image = Node("c", Concat(), ("a", "b")), Node("x", Input(3, 8, 8), ())
+    head = [Node("g", Add(), ("l", "r")), Node("p", GlobalPool(), ("g",)), Node("y", Linear(10), ("p",))]
+    sides = [[Node("l", Concat(), (name, "e")), Node("r", Concat(), ("e", name))] for name in ("c", "a")]
+    with pytest.raises(ArchError, match="an Add ties the channels of the Concat c"):
+        drop(Arch((image, a, b, e, c, *sides[0], *head)), "c", 1)
+    with pytest.raises(ArchError, match="an Add ties the channels of the new Concat c"):
+        splice(Arch((image, a, e, *sides[1], *head)), [b, c], {("l", 0): "c", ("r", 1): "c"})
 
 
 def test_random_rows_are_drawn_in_float64_so_that_any_type_gets_the_same():
