@@ -24,6 +24,9 @@ from spaces.ops import (
 )
 from spaces.state import Tensors
 
+#: Numbers in a cache line, which threads had better not share.
+_LINE = 16
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "hardswish": F.hardswish, "silu": F.silu}
 
 
@@ -53,19 +56,29 @@ class Layer(nn.Module):
                 self.register_buffer(short, tensor)
 
     def _norm(self, x: Tensor) -> Tensor:
+        # On a CPU each thread sums the gradients of a channels-last map into a row of its own. Where rows are shorter
+        # than a cache line the threads wait for each other, and a whole network is two times slower to train.
+        if self.training and x.shape[1] < _LINE and x.device.type == "cpu" and torch.get_num_threads() > 1:
+            x = x.contiguous()
         return F.batch_norm(
             x, self.mean, self.var, self.gamma, self.beta, training=self.training, momentum=0.1, eps=EPSILON
         )
 
     def _filtered(self, x: Tensor, op: Conv | DepthwiseConv) -> Tensor:
-        bias = None if op.norm else self.bias
+        bias, stride = None if op.norm else self.bias, op.stride
+        if op.kernel == 1 and stride > 1:
+            # Less work, and on a CPU oneDNN's gradient of this one writes outside its memory, in float32, for an odd
+            # number of channels-last maps of 8 channels on two threads (seen with torch 2.15).
+            x, stride = x[:, :, ::stride, ::stride], 1
         if isinstance(op, Conv):
-            return F.conv2d(x, self.weight, bias, op.stride, op.kernel // 2)
-        # On a CPU the gradient of a depthwise convolution is up to seven times slower in bf16 than in float32.
+            return F.conv2d(x, self.weight, bias, stride, op.kernel // 2)
+        if x.device.type == "cpu":
+            # Any other order is up to three times slower; and so is bf16, up to seven times, in the gradient.
+            x = x.contiguous(memory_format=torch.channels_last)
         exempt = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         with torch.autocast("cpu", enabled=False) if exempt else nullcontext():
             x = x.float() if exempt else x
-            return F.conv2d(x, self.weight, bias, op.stride, op.kernel // 2, groups=x.shape[1])
+            return F.conv2d(x, self.weight, bias, stride, op.kernel // 2, groups=x.shape[1])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Output of the node, (N, C, H, W) or (N, features)."""
