@@ -102,6 +102,9 @@ def train_all(
     ends = study.budget.elapsed + (rest.for_references if table is None else study.budget.left or 0.0)
     references, owed = [], 0.0
     for place, (reference, *_) in enumerate(timed):
+        if place not in rest.affordable:
+            study.progress.note(f"reference {reference.name} left out: there is no time for an epoch of it")
+            continue
         study.update("references", place, len(timed))
         most = rest.reference_epochs(place, ends - study.budget.elapsed - owed)
         training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))

@@ -1,6 +1,6 @@
 """`Timetable`: what is left of the budget at the end of a study, shared out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -42,7 +42,8 @@ class Timetable:
         """Share out the time that is left.
 
         References are to train for as long as a finalist has over its whole lineage, if that takes no more than
-        `REFERENCE_SHARE`; they get nothing where that would be less than an epoch of one.
+        `REFERENCE_SHARE`. Those whose part would be less than an epoch are left out, the dearest first; what they do
+        not need, the others may have.
 
         Args:
             left: Seconds.
@@ -53,12 +54,21 @@ class Timetable:
             earlier: Seconds that a finalist was trained in the search.
         """
         seconds = max(0.0, left - checks)
-        networks = len(finalists) + len(references)
-        alike = (seconds - sum(reference_checks) - earlier * len(references)) / networks
-        wanted = (max(alike, 0.0) + earlier) * len(references) + sum(reference_checks)
-        kept = min(wanted, REFERENCE_SHARE * seconds)
-        least = min(map(sum, zip(references, reference_checks, strict=True)), default=0.0)
-        return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept if kept >= least else 0.0)
+
+        def wanted(places: Sequence[int]) -> float:
+            tests = sum(reference_checks[place] for place in places)
+            alike = (seconds - tests - earlier * len(places)) / (len(finalists) + len(places))
+            return min((max(alike, 0.0) + earlier) * len(places) + tests, REFERENCE_SHARE * seconds)
+
+        needs = [sum(need) for need in zip(references, reference_checks, strict=True)]
+        kept = wanted(_affordable(needs, wanted))
+        return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept)
+
+    @property
+    def affordable(self) -> list[int]:
+        """Places of the references that have time for an epoch, if these get the same time."""
+        needs = [sum(need) for need in zip(self.references, self.reference_checks, strict=True)]
+        return _affordable(needs, lambda _: self.for_references)
 
     def epochs(self, place: int, left: float, least: float) -> float:
         """Epochs for the finalist at a place, with so many seconds left.
@@ -86,11 +96,19 @@ class Timetable:
         return least if seconds >= least * own else 0.0
 
     def reference_epochs(self, place: int, left: float) -> float:
-        """Most epochs for the reference at a place, if all from there on get the same time, checks included.
+        """Most epochs for an affordable reference, if all such from there on get the same time, checks included.
 
         Args:
             place: Its place.
             left: Seconds, without the checks of the references before it.
         """
-        share = (left - self.checks) / (len(self.references) - place)
+        share = (left - self.checks) / sum(each >= place for each in self.affordable)
         return (share - self.reference_checks[place]) / self.references[place]
+
+
+def _affordable(needs: Sequence[float], seconds: Callable[[Sequence[int]], float]) -> list[int]:
+    """Places of those that have time for what they need at least, if all get the same part of the seconds for them."""
+    places = sorted(range(len(needs)), key=lambda place: needs[place])
+    while places and needs[places[-1]] * len(places) > seconds(places):
+        places.pop()
+    return sorted(places)

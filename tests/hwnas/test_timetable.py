@@ -59,7 +59,7 @@ def test_no_time_at_all(left):
     table = make(left, references=[1.0], reference_checks=[1.0])
     assert spent(table, left) == ([0.0] * 4, left)
     assert table.for_references == 0
-    assert table.reference_epochs(0, left) < 1
+    assert table.affordable == []
 
 
 def test_references_train_as_long_as_finalists_over_their_lineage():
@@ -78,7 +78,7 @@ def test_large_references_get_no_more_than_their_share():
     assert table.for_references == pytest.approx(REFERENCE_SHARE * 100)
     _, left = spent(table, 110.0)
     assert left == pytest.approx(30)
-    assert table.reference_epochs(0, left) == pytest.approx(9 / 50)  # is left out
+    assert table.affordable == [1]
     assert table.reference_epochs(1, left) == pytest.approx(19 / 2)
 
 
@@ -89,6 +89,19 @@ def test_checks_of_references_come_out_of_the_same_time():
         epochs = table.reference_epochs(place, left - owed)
         left, owed = left - epochs, owed + 4
     assert left - owed == pytest.approx(10)  # what the finalists' checks take
+
+
+def test_references_that_are_too_dear_leave_their_time_to_the_others():
+    table = make(1010.0, references=[1.0, 90.0, 2.0, 400.0], reference_checks=[1.0] * 4, earlier=30.0)
+    assert table.affordable == [0, 2]
+    left, owed = 10 + table.for_references, 0.0
+    seconds = []
+    for place in table.affordable:
+        seconds.append(table.reference_epochs(place, left - owed) * table.references[place])
+        left, owed = left - seconds[-1], owed + 1
+    assert seconds == pytest.approx([table.for_references / 2 - 1] * 2)
+    epochs, _ = spent(table, 1010.0)
+    assert 0.8 < seconds[0] / (30 + epochs[0] * FINALISTS[0]) <= 1  # no less than a finalist, if a fifth allows
 
 
 def test_references_that_cannot_train_an_epoch_cost_the_finalists_nothing():

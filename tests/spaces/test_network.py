@@ -239,4 +239,6 @@ def test_gradients_are_those_of_float64_whatever_the_order_of_memory_and_the_thr
         torch.set_num_threads(before)
     gradients, expected = ({name: p.grad for name, p in one.named_parameters()} for one in (network, exact))
     for name, gradient in gradients.items():
-        assert error(gradient.double(), expected[name]) < 0.01, name  # a ReLU near zero may open in one and not in the other
+        assert error(gradient.double(), expected[name]) < 0.01, (
+            name
+        )  # a ReLU near zero may open in one and not in the other
