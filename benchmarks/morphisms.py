@@ -26,8 +26,8 @@ from torch import Tensor
 from objectives.cost import macs, params, peak_memory
 from spaces.arch import Arch
 from spaces.channels import axes, segment_at
+from spaces.morphism import Morphism
 from spaces.morphisms import (
-    Morphism,
     Prune,
     RemoveLayer,
     RemoveSkip,

@@ -14,7 +14,7 @@ from hwnas.limits import starts_within
 from hwnas.schedule import Schedule
 from hwnas.strategy import Strategy
 from hwnas.trial import Trial
-from spaces.morphisms import Morphism
+from spaces.morphism import Morphism
 from spaces.space import Space
 
 #: Rounds of proposals before a space counts as exhausted.

@@ -10,7 +10,7 @@ from hwnas.archive import Archive
 from hwnas.costs import Cost, Costs
 from hwnas.schedule import Schedule
 from hwnas.trial import Init, Result, Trial
-from spaces.morphisms import Morphism
+from spaces.morphism import Morphism
 from spaces.space import Space
 
 #: Random networks drawn before a space counts as exhausted.

@@ -14,6 +14,7 @@ import numpy as np
 from spaces.arch import Arch, chain
 from spaces.channels import axes
 from spaces.errors import SpecError
+from spaces.graph import ancestors
 from spaces.morphisms import (
     AddBranch,
     Deepen,
@@ -29,7 +30,6 @@ from spaces.morphisms import (
     SkipConcat,
     SkipIdentity,
     Widen,
-    ancestors,
 )
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Normalise, Op
 from spaces.record import check_types

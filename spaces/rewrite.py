@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from spaces.arch import Arch, Node, canonicalise
-from spaces.channels import Axes, Edge, Segment, axes
+from spaces.change import Change, Source, gather
+from spaces.channels import Edge, Segment, axes
 from spaces.errors import ArchError
+from spaces.graph import ordered, tied_below
 from spaces.ops import Act, Add, Concat, Conv, Linear, Op, Param, Role
 from spaces.state import State, Tensors, fresh_tensor
 
 Transfer = Callable[[State], State]
-
-#: New channel j comes from old channel ``source[j]``; -1 is a fresh channel.
-Source = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,8 @@ def remap(
 
     def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
         picked = source.pick(value) if isinstance(source, Choice) else source
-        change = _Change(arch, found, segment, segment.size, picked, shares or _equal_shares(picked))
-        return _gather(child, change, tensors, torch.Generator().manual_seed(seed))
+        change = Change(arch, found, segment, segment.size, picked, shares or _equal_shares(picked))
+        return gather(child, change, tensors, torch.Generator().manual_seed(seed))
 
     return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
@@ -158,61 +157,6 @@ def _wider(node: Node, growth: int) -> Node:
 def _equal_shares(source: Source) -> list[float]:
     copies = Counter(source)
     return [0.0 if old < 0 else 1 / copies[old] for old in source]
-
-
-@dataclass(frozen=True)
-class _Change:
-    """One segment of a graph, `old_size` channels before, becomes `source` wherever it occurs."""
-
-    graph: Arch
-    found: Axes
-    segment: Segment
-    old_size: int
-    source: Source
-    shares: Sequence[float]
-
-    def index(self, axis: Sequence[Segment]) -> list[int]:
-        """Per new channel of an axis, the old channel it comes from, or -1."""
-        sizes = [self.old_size if part == self.segment else part.size for part in axis]
-        index: list[int] = []
-        for part, start in zip(axis, accumulate(sizes, initial=0), strict=False):
-            if part == self.segment:
-                index.extend(old if old < 0 else start + old for old in self.source)
-            else:
-                index.extend(range(start, start + part.size))
-        return index
-
-    def scale(self, axis: Sequence[Segment]) -> list[float]:
-        """Per new channel of an axis, what the weights of its readers are multiplied by."""
-        parts = (self.shares if part == self.segment else [1.0] * part.size for part in axis)
-        return [share for part in parts for share in part]
-
-
-def _gather(child: Arch, change: _Change, tensors: Tensors, generator: torch.Generator) -> Tensors:
-    """The tensors in the shapes of `child`; those without the changed segment on an axis are handed on as they are."""
-    rebuilt: dict[str, Tensor] = {}
-    for node in child.nodes:
-        for short, param in node.op.params(child.input_shapes(node.name)).items():
-            tensor = tensors[f"{node.name}.{short}"]
-            for dimension, role in enumerate(param.axes):
-                if not role:
-                    continue
-                axis = change.found[node.name if role == "out" else change.graph[node.name].inputs[0]]
-                if change.segment not in axis:
-                    continue
-                index = torch.tensor(change.index(axis), dtype=torch.long)
-                tensor = tensor.index_select(dimension, index.clamp(min=0))
-                if role == "out":
-                    fresh = index < 0
-                    if fresh.any():
-                        # The columns may still have their old number here, hence not the shape of `param`.
-                        rows = (int(fresh.sum()), *tensor.shape[1:])
-                        tensor[fresh] = fresh_tensor(param, generator, rows).to(tensor.dtype)
-                else:
-                    scale = torch.tensor(change.scale(axis), dtype=tensor.dtype)
-                    tensor = tensor * scale.reshape([-1 if d == dimension else 1 for d in range(tensor.dim())])
-            rebuilt[f"{node.name}.{short}"] = tensor
-    return rebuilt
 
 
 # splice ---------------------------------------------------------------------------------------------------------------
@@ -250,7 +194,7 @@ def splice(
         replace(node, inputs=tuple(rewire.get((node.name, i), source) for i, source in enumerate(node.inputs)))
         for node in arch.nodes
     ]
-    child = Arch(_sorted([*rewired, *nodes], arch.output))
+    child = Arch(ordered([*rewired, *nodes], arch.output))
     concats = [node.name for node in nodes if isinstance(node.op, Concat)]
     if len(concats) > 1:
         raise ArchError(f"{', '.join(concats)} are new Concats; put them in one by one")
@@ -268,58 +212,16 @@ def splice(
             elif key not in tensors:
                 complete[key] = fresh_tensor(param, generator).to(dtype)
         rebuilt: Tensors = {key: complete[key] for key in child.params}
-        return _gather(child, added, rebuilt, generator) if added else rebuilt
+        return gather(child, added, rebuilt, generator) if added else rebuilt
 
     return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
 
-def _added(child: Arch, concat: str) -> _Change:
+def _added(child: Arch, concat: str) -> Change:
     """What the second input of a new Concat adds to everything that follows."""
     found = axes(child, cut=(concat, 1))
     segment = found[concat][-1]
-    return _Change(child, found, segment, 0, [-1] * segment.size, [0.0] * segment.size)
-
-
-def _sorted(nodes: Sequence[Node], last: str) -> tuple[Node, ...]:
-    """Topological order by depth-first search from the last node, the input first; the dead are left out."""
-    by_name = {node.name: node for node in nodes}
-    done: dict[str, Node] = {}
-    way = [last]
-    while way:
-        node = by_name[way[-1]]
-        undone = [source for source in node.inputs if source not in done]
-        if not undone:
-            done[way.pop()] = node
-        elif len(way) < len(by_name):
-            way.append(undone[0])
-        else:
-            raise ArchError("some of the nodes would read their own output")
-    return tuple(done.values())
-
-
-def readers(arch: Arch, name: str) -> list[Edge]:
-    """Every edge over which a node is read."""
-    return [(node.name, i) for node in arch.nodes for i, source in enumerate(node.inputs) if source == name]
-
-
-def tied_below(arch: Arch, name: str) -> bool:
-    """Whether channels of a node reach an Add, or the output, before a dense convolution or linear layer mixes them.
-
-    A tied channel cannot come or go by itself.
-    """
-    reached = [name]
-    for each in reached:  # which grows on the way
-        roles = {reader: arch[reader].op.role for reader in arch.consumers[each]}
-        if each == arch.output or Role.TIES in roles.values():
-            return True
-        reached += [reader for reader, role in roles.items() if role is not Role.MAKES and reader not in reached]
-    return False
-
-
-def free_names(arch: Arch, count: int) -> list[str]:
-    """Names that no node of the architecture has."""
-    taken = {node.name for node in arch.nodes}
-    return [name for name in (f"n{i}" for i in range(len(taken) + count)) if name not in taken][:count]
+    return Change(child, found, segment, 0, [-1] * segment.size, [0.0] * segment.size)
 
 
 # swap -----------------------------------------------------------------------------------------------------------------
@@ -385,16 +287,16 @@ def drop(arch: Arch, name: str, position: int | None = None) -> Rewrite:
             for other in arch.nodes
             if other is not node
         ]
-    child = Arch(_sorted(kept, last))
+    child = Arch(ordered(kept, last))
     lost = _lost(arch, name, position) if position is not None and isinstance(node.op, Concat) else None
 
     def rebuild(tensors: Tensors, value: Tensors) -> Tensors:
-        return _gather(child, lost, tensors, torch.Generator()) if lost else {key: tensors[key] for key in child.params}
+        return gather(child, lost, tensors, torch.Generator()) if lost else {key: tensors[key] for key in child.params}
 
     return Rewrite(child, _transfer(child, rebuild), _survivors(arch, child))
 
 
-def _lost(arch: Arch, concat: str, position: int) -> _Change:
+def _lost(arch: Arch, concat: str, position: int) -> Change:
     """What everything after a Concat loses with one of its inputs."""
     edge = (concat, position)
     found, whole = axes(arch, cut=edge), arch.input_shapes(concat)
@@ -402,4 +304,4 @@ def _lost(arch: Arch, concat: str, position: int) -> _Change:
     before = sum(shape[0] for shape in whole[:position])
     starts = list(accumulate((part.size for part in found[concat]), initial=0))
     segment = found[concat][starts.index(before)]
-    return _Change(arch, found, segment, segment.size, [], [])
+    return Change(arch, found, segment, segment.size, [], [])

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from spaces.arch import Arch
-from spaces.morphisms import Exact, Morphism
+from spaces.morphism import Exact, Morphism
 from spaces.rewrite import Transfer
 
 G = TypeVar("G")

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from spaces.arch import Arch, Node
 from spaces.channels import axes
+from spaces.graph import ancestors
 from spaces.morphisms import (
     AddBranch,
     Deepen,
@@ -16,7 +17,6 @@ from spaces.morphisms import (
     SkipConcat,
     SkipIdentity,
     Widen,
-    ancestors,
 )
 from spaces.network import Network
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Norm, Normalise, Pool

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from spaces.arch import Arch, Node, chain
 from spaces.channels import axes, segment_at
 from spaces.errors import ArchError, MoveRefused
+from spaces.graph import nonnegative
 from spaces.morphisms import (
     MORPHISMS,
     AddBranch,
@@ -30,7 +31,6 @@ from spaces.morphisms import (
     SkipIdentity,
     Widen,
     move_from_json,
-    nonnegative,
     replay,
 )
 from spaces.network import Network, activate

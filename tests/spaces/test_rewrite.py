@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from spaces.arch import Arch, Node, chain
 from spaces.channels import Segment, axes, segment_at
 from spaces.errors import ArchError
+from spaces.graph import free_names, readers
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Pool
-from spaces.rewrite import Choice, canonical, drop, free_names, identity, readers, remap, splice, swap
+from spaces.rewrite import Choice, canonical, drop, identity, remap, splice, swap
 from spaces.state import State
 from tests.spaces.nets import archs, error, net, pictures, scores, shuffled, trained
 
