@@ -20,7 +20,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -217,12 +217,14 @@ def map_pixels(
 
 
 def _freed(folder: Path, need: int) -> int:
-    """Free bytes on the disk of a folder, after the files in it have gone that stood in the way of so many."""
-    # Whoever still reads a file that goes, keeps what is mapped.
-    for oldest in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime):
-        if shutil.disk_usage(folder).free >= need:
-            break
-        shutil.rmtree(oldest)
+    """Free bytes on the disk of a folder; its oldest entries go where they stand in the way, and their going helps."""
+    entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    held = sum(file.stat().st_size for entry in entries for file in entry.iterdir())
+    if shutil.disk_usage(folder).free + held >= need:
+        for oldest in entries:  # whoever still reads one, keeps what is mapped
+            if shutil.disk_usage(folder).free >= need:
+                break
+            shutil.rmtree(oldest)
     return shutil.disk_usage(folder).free
 
 
@@ -243,10 +245,13 @@ def _find(entry: Path) -> Pixels | None:
     try:
         survey = Survey.load(entry / "survey.npz")
         whole = (entry / "pixels.u8").stat().st_size == math.prod(survey.shape)
-        os.utime(entry)  # it was asked for now
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return Pixels(_map(entry, survey), survey) if whole else None
+    if not whole:
+        return None
+    with suppress(OSError):  # a cache that is only read is as good
+        os.utime(entry)  # it was asked for now
+    return Pixels(_map(entry, survey), survey)
 
 
 def _map(entry: Path, survey: Survey) -> Tensor:

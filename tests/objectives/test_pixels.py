@@ -197,6 +197,17 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(files, tmp_path):
         map_pixels(files, 6, 3, tmp_path / "cache")
 
 
+def test_a_cache_that_may_only_be_read_is_read(files, tmp_path, monkeypatch):
+    written = map_pixels(files, 6, 3, tmp_path)
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.utime", refused)
+    monkeypatch.setattr("objectives.pixels._survey", None)  # it does not survey again
+    assert torch.equal(map_pixels(files, 6, 3, tmp_path).images, written.images)
+
+
 def test_where_the_disk_is_full_the_file_goes_that_was_not_asked_for_the_longest(files, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     for age, size in enumerate((4, 5, 6)):
@@ -214,5 +225,6 @@ def test_where_the_disk_is_full_the_file_goes_that_was_not_asked_for_the_longest
     assert {path.name for path in cache.iterdir() if path.is_dir()} == kept
     assert torch.equal(oldest.images, read_pixels(files, 4, 3).images)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
-    with pytest.raises(DataError, match=r"the images need 3,840 bytes in .* and 0 are free"):
-        map_pixels(files, 8, 3, cache)
+    with pytest.raises(DataError, match=r"the images need 600,000 bytes in .* and 0 are free"):
+        map_pixels(files, 100, 3, cache)
+    assert {path.name for path in cache.iterdir() if path.is_dir()} == kept  # nothing goes in vain
