@@ -249,14 +249,16 @@ def report(options):
         print(f"\ntraining steps a second: alone {alone:.2f}; two at once {pair[0]:.2f} and {pair[1]:.2f}")
     total = options.minutes * 60
     head = "".join(f"{moment * options.minutes:>8.3g}m" for moment in MOMENTS)
-    print(f"\nvalidation hypervolume, median over seeds\n{'arm':<14}{'seeds':>6}{'trained':>9}{head}   at the end")
+    columns = f"{'arm':<14}{'seeds':>6}{'trained':>9}{head}   at the end; lowest error %"
+    print(f"\nvalidation hypervolume, median over seeds\n{columns}")
     for arm in (LEMONADE, *(arm for arms in SWEEPS.values() for arm in arms)):
         own = [found for seed in options.seeds if (found := result_of(f"search:{arm}:{seed}", options))]
         if own:
             volumes = [statistics.median(volume_at(found["curve"], m * total) for found in own) for m in MOMENTS]
             ends = " ".join(f"{volume_at(found['curve'], total):.3f}" for found in own)
             print(f"{arm:<14}{len(own):>6}{statistics.median(found['trainings'] for found in own):>9.0f}", end="")
-            print("".join(f"{volume:>9.4f}" for volume in volumes), f"  {ends}")
+            lowest = " ".join(f"{100 * found['best']:.1f}" for found in own)
+            print("".join(f"{volume:>9.4f}" for volume in volumes), f"  {ends}; {lowest}")
     print("\nvolume that a training adds, mean in thousandths (trainings), all seeds")
     for arm in (LEMONADE, *best_variants(options)):
         seeds = [seed for seed in options.seeds if result_of(f"search:{arm}:{seed}", options)]
