@@ -10,21 +10,17 @@
 The order of writing is the whole idea: weights go to a temporary file, which is synced and renamed; only then does one
 SQLite transaction refer to them. So whatever `study.db` mentions is there, and the worst a kill leaves behind is a file
 that nothing mentions, which `Store.sweep` deletes.
-
-SQLite keeps a rollback journal, not a write-ahead log: between transactions the folder's state is in `study.db` alone,
-readers need no write permission, and a few commits a second are all that is asked of it. `synchronous=EXTRA` also
-syncs the folder after each commit, so that what was told survives a power cut too.
 """
 
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from hwnas import disk, tensorfile
+from hwnas import database, disk, tensorfile
 from hwnas.lock import Lock
 from hwnas.trial import Result, Trial
 from spaces.errors import HwnasError, StoreError
@@ -35,17 +31,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-SCHEMA_VERSION = 1
-"""Written into every `study.db`; a store of a newer version is refused."""
-
-_APPLICATION_ID = 0x48574E41  # "HWNA": tells a study from any other SQLite file
-_SCHEMA = (
-    "CREATE TABLE trials (id INTEGER PRIMARY KEY, trial TEXT NOT NULL, result TEXT)",
-    "CREATE TABLE named (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
-_DATABASE = "study.db"
 _LOCK = "lock"
 _WEIGHTS = "weights"
 _WEIGHTS_OF_RUNNING_PARENTS = """
@@ -86,8 +71,8 @@ class Store:
         Raises:
             StoreError: the folder may not be looked into.
         """
-        with _plain_errors(Path(path)):
-            return (Path(path) / _DATABASE).is_file()
+        with database.plain_errors(Path(path)):
+            return (Path(path) / database.FILE_NAME).is_file()
 
     @classmethod
     def create(cls, path: str | Path, spec: Mapping[str, Any]) -> Self:
@@ -101,7 +86,7 @@ class Store:
             StoreError: the folder holds a study already, is in use, or cannot be written.
         """
         path = Path(path).resolve()
-        with _plain_errors(path), ExitStack() as undo:
+        with database.plain_errors(path), ExitStack() as undo:
             weights = path / _WEIGHTS
             made = [folder for folder in (weights, *weights.parents) if not folder.exists()]
             weights.mkdir(parents=True, exist_ok=True)
@@ -112,15 +97,14 @@ class Store:
                     f"{path} holds a study already. Go on with 'hwnas resume {path}' or name another folder."
                 )
             # Under another name until it is whole: where there is a study.db, there is a study.
-            unborn = path / f"{_DATABASE}.new"
+            unborn = path / f"{database.FILE_NAME}.new"
             unborn.unlink(missing_ok=True)
-            with closing(_connect(unborn)) as db, _transaction(db):
-                for statement in _SCHEMA:
-                    db.execute(statement)
-                db.execute("INSERT INTO named VALUES ('spec', ?)", (_dumps(spec),))
-            unborn.replace(path / _DATABASE)
+            database.create(unborn)
+            with closing(database.connect(unborn)) as db:
+                db.execute("INSERT INTO named VALUES ('spec', ?)", (database.dumps(spec),))
+            unborn.replace(path / database.FILE_NAME)
             sync_folder(path)
-            db = _connect(path / _DATABASE)
+            db = database.connect(path / database.FILE_NAME)
             undo.pop_all()
             return cls(path, db, lock, made)
 
@@ -133,20 +117,20 @@ class Store:
                 another process is writing it or it may not be written.
         """
         path = Path(path).resolve()
-        with _plain_errors(path), ExitStack() as undo:
+        with database.plain_errors(path), ExitStack() as undo:
             if not path.is_dir():
                 raise StoreError(f"there is no folder {path}. Name one that 'hwnas search --out' made.")
             if not cls.exists(path):
                 raise StoreError(
-                    f"{path} is no run folder: it holds no {_DATABASE}. Name one that 'hwnas search' made."
+                    f"{path} is no run folder: it holds no {database.FILE_NAME}. Name one that 'hwnas search' made."
                 )
             lock = None
             if write:
                 lock = Lock(path / _LOCK)
                 undo.callback(lock.release)
-            db = _connect(path / _DATABASE)
+            db = database.connect(path / database.FILE_NAME)
             undo.callback(db.close)
-            _check(path, db)
+            database.check(path, db)
             undo.pop_all()
             return cls(path, db, lock)
 
@@ -160,8 +144,8 @@ class Store:
     def discard(self) -> None:
         """Delete a study that ended before it began, with the folders made for it; what others put there stays."""
         self._must_write()
-        with _plain_errors(self.path):
-            (self.path / _DATABASE).unlink()
+        with database.plain_errors(self.path):
+            (self.path / database.FILE_NAME).unlink()
             (self.path / _LOCK).unlink()
             for folder in self._made:  # the deepest first
                 if not any(folder.iterdir()):
@@ -189,7 +173,7 @@ class Store:
                     raise StoreError(f"{self.path} has a trial {trial.id} already; ids are given once.")
                 if trial.parent is not None and trial.parent not in known:
                     raise StoreError(f"trial {trial.id} has parent {trial.parent}, which {self.path} does not know.")
-                self._db.execute("INSERT INTO trials VALUES (?, ?, NULL)", (trial.id, _dumps(trial.to_json())))
+                self._db.execute("INSERT INTO trials VALUES (?, ?, NULL)", (trial.id, database.dumps(trial.to_json())))
                 known.add(trial.id)
 
     def tell(self, id: int, result: Result, state: "Mapping[str, Tensor] | None" = None) -> Result:
@@ -210,7 +194,7 @@ class Store:
         """
         if state is not None:
             result = replace(result, weights=self.save_weights(state))
-        text = _dumps(result.to_json())
+        text = database.dumps(result.to_json())
         with self._writing():
             row = self._db.execute("SELECT result FROM trials WHERE id = ?", (id,)).fetchone()
             if row is None:
@@ -232,7 +216,7 @@ class Store:
         Raises:
             StoreError: a trial or its genotype is damaged; the message names it.
         """
-        with _plain_errors(self.path):
+        with database.plain_errors(self.path):
             rows = self._db.execute("SELECT id, trial, result FROM trials ORDER BY id").fetchall()
         pairs = []
         for id, trial, result in rows:
@@ -253,13 +237,13 @@ class Store:
         Raises:
             ValueError: the value is not JSON, or has NaN or infinity in it.
         """
-        text = _dumps(value)
+        text = database.dumps(value)
         with self._writing():
             self._db.execute("INSERT OR REPLACE INTO named VALUES (?, ?)", (name, text))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The JSON value kept under `name`, or `default`."""
-        with _plain_errors(self.path):
+        with database.plain_errors(self.path):
             row = self._db.execute("SELECT value FROM named WHERE name = ?", (name,)).fetchone()
         with self._sound(name):
             return default if row is None else json.loads(row[0])
@@ -283,7 +267,7 @@ class Store:
         They live until the next `sweep` that finds no use for them.
         """
         self._must_write()
-        with _plain_errors(self.path):
+        with database.plain_errors(self.path):
             return tensorfile.save(self.path / _WEIGHTS, state)
 
     def load_weights(self, hash: str) -> "dict[str, Tensor]":
@@ -294,7 +278,7 @@ class Store:
                 trial it belongs to.
         """
         file = self._weights_file(hash)
-        with _plain_errors(self.path):
+        with database.plain_errors(self.path):
             try:
                 return tensorfile.load(file)
             except FileNotFoundError:
@@ -316,7 +300,7 @@ class Store:
             How many files were deleted.
         """
         self._must_write()
-        with _plain_errors(self.path):
+        with database.plain_errors(self.path):
             values = [row[0] for row in self._db.execute("SELECT value FROM named")]
             parents = {row[0] for row in self._db.execute(_WEIGHTS_OF_RUNNING_PARENTS)}
             unneeded = [
@@ -346,68 +330,16 @@ class Store:
             raise
         except (HwnasError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = error if isinstance(error, HwnasError | ValueError) else repr(error)
-            raise StoreError(f"{self.path / _DATABASE} is corrupt: {what}: {reason}. {disk.RESTORE}") from error
+            file = self.path / database.FILE_NAME
+            raise StoreError(f"{file} is corrupt: {what}: {reason}. {disk.RESTORE}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction: all of it is kept, or nothing."""
         self._must_write()
-        with _plain_errors(self.path), _transaction(self._db):
+        with database.plain_errors(self.path), database.transaction(self._db):
             yield
 
     def _must_write(self) -> None:
         if self._lock is None:
             raise StoreError(f"{self.path} is open for reading only; open it with write=True.")
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # on a full disk SQLite has rolled back by itself; the first error counts
-            db.execute("ROLLBACK")
-        raise
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    """Autocommit: transactions are begun by hand. The timeout is for readers, who hold the file for a moment.
-
-    Readers too open for writing, since the first one after a kill rolls an unfinished transaction back; where the file
-    is write-protected SQLite falls back to reading.
-    """
-    db = sqlite3.connect(file, timeout=30, isolation_level=None)
-    db.execute("PRAGMA synchronous = EXTRA")
-    return db
-
-
-def _check(path: Path, db: sqlite3.Connection) -> None:
-    """Refuse a database that is somebody else's, from the future or damaged."""
-    if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-        raise StoreError(f"{path}/{_DATABASE} was not written by hwnas. Name a folder that 'hwnas search' made.")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}/{_DATABASE} has schema version {version}, and this hwnas reads up to {SCHEMA_VERSION}. "
-            "Upgrade it: pip install --upgrade hwnas."
-        )
-    report = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if report != "ok":
-        raise StoreError(f"{path}/{_DATABASE} is corrupt: {report.splitlines()[-1]}. {disk.RESTORE}")
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-@contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
-    """What SQLite and the file system report, as a `StoreError` that says what to do."""
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise  # a bug of ours, such as the use of a closed store
-    except (sqlite3.Error, OSError) as error:
-        raise StoreError(disk.explain(error, path, path / _DATABASE)) from error

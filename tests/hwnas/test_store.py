@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from hwnas.box import Box
+from hwnas.database import SCHEMA_VERSION
 from hwnas.plan import Plan
 from hwnas.spec import Spec
-from hwnas.store import SCHEMA_VERSION, Store
+from hwnas.store import Store
 from hwnas.trial import Result, Trial
 from spaces.errors import StoreError
 from spaces.plain import PlainSpace
