@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from hwnas.lemonade import Lemonade as Lemonade
     from hwnas.manifest import Manifest as Manifest
     from hwnas.manifest import read as read_manifest
+    from hwnas.runfolder import resume as resume
+    from hwnas.runfolder import search as search
     from hwnas.selection import select as select
     from hwnas.spec import Spec as Spec
     from hwnas.store import Store as Store
     from hwnas.strategy import RandomSearch as RandomSearch
     from hwnas.strategy import Strategy as Strategy
     from hwnas.study import Study as Study
-    from hwnas.study import resume as resume
-    from hwnas.study import search as search
     from hwnas.trial import Result as Result
     from hwnas.trial import Trial as Trial
     from latency import Deployment as Deployment
@@ -63,8 +63,8 @@ _HOMES = {
     "Study": "hwnas.study",
     "Trial": "hwnas.trial",
     "load_data": "objectives.data",
-    "resume": "hwnas.study",
-    "search": "hwnas.study",
+    "resume": "hwnas.runfolder",
+    "search": "hwnas.runfolder",
     "select": "hwnas.selection",
     "to_onnx": "spaces.onnx",
 }

@@ -144,9 +144,9 @@ def search(
     if Store.exists(run):  # said at once, before torch is loaded
         raise StoreError(f"{run} holds a study already. Go on with 'hwnas resume {run}' or name another folder.")
     with _resumable(run):
-        from hwnas import study
+        from hwnas import runfolder
 
-        study.search(chosen, run, progress.choose(quiet))
+        runfolder.search(chosen, run, progress.choose(quiet))
     _show_run(run)
 
 
@@ -162,9 +162,9 @@ def resume(
     if budget is not None and seconds is None:
         raise SpecError(f"--budget {budget}: resume takes a duration, such as 30m or {budget}s")
     with _resumable(run):
-        from hwnas import study
+        from hwnas import runfolder
 
-        study.resume(run, progress.choose(quiet), seconds, data)
+        runfolder.resume(run, progress.choose(quiet), seconds, data)
     _show_run(run)
 
 

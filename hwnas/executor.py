@@ -1,9 +1,9 @@
 """`Executor`: runs a trial in this process: inherit, calibrate, train, evaluate."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class Outcome:
     result: Result
     state: State | None
 
+    @classmethod
+    def failed(cls, trial: Trial, reason: str, seconds: float = 0.0) -> Self:
+        """Of a trial that came to nothing."""
+        return cls(trial, Result({}, seconds, status="failed", reason=reason), None)
+
 
 @dataclass(frozen=True)
 class Executor:
@@ -71,22 +76,19 @@ class Executor:
     device: torch.device
     parents: Callable[[int], tuple[Trial, State]]
 
-    def run(self, trials: Sequence[Trial], deadline: float | None = None) -> Iterator[Outcome]:
-        """Outcomes one by one; a candidate that diverges or runs out of memory fails, and costs only itself.
+    def run(self, trial: Trial, deadline: float | None = None) -> Outcome:
+        """Train and judge one network; one that diverges or runs out of memory fails, and costs only itself.
 
         Args:
-            trials: What to run, in this order.
+            trial: What to run.
             deadline: `time.monotonic()` at which training is cut short.
         """
-        for trial in trials:
-            began = time.monotonic()
-            try:
-                with out_of_memory_is_an_error():
-                    outcome = self._outcome(trial, deadline)
-            except TrainingError as error:
-                seconds = time.monotonic() - began
-                outcome = Outcome(trial, Result({}, seconds, status="failed", reason=str(error)), None)
-            yield outcome
+        began = time.monotonic()
+        try:
+            with out_of_memory_is_an_error():
+                return self._outcome(trial, deadline)
+        except TrainingError as error:
+            return Outcome.failed(trial, str(error), time.monotonic() - began)
 
     def _outcome(self, trial: Trial, deadline: float | None) -> Outcome:
         arch, state, teacher = self._start(trial)

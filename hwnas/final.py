@@ -16,6 +16,7 @@ from torch import nn
 
 from hwnas import plan, verify
 from hwnas.archive import Entry
+from hwnas.deaths import surviving
 from hwnas.references import Reference
 from hwnas.timetable import REFERENCE_SHARE, Timetable
 from hwnas.trial import Result, Trial
@@ -122,7 +123,7 @@ def _timed(study: "Study", stock: Sequence[Reference]) -> list[tuple[Reference, 
     found = []
     for reference in stock:
         name = f"timing {reference.name}, {study.budget.seconds}"
-        timing = study.surviving(name, partial(_timing, study, reference), lambda reason: reason)
+        timing = surviving(study.store, name, partial(_timing, study, reference), lambda reason: reason)
         if isinstance(timing, str):
             study.progress.note(f"reference {reference.name} left out: {timing}")
         else:
@@ -220,7 +221,7 @@ def _once(
     """
     name = f"end/{study.trainings}/{study.budget.seconds}/{name}"
     if study.store.get(name) is None:
-        study.store.put(name, study.surviving(name, training, instead))
+        study.store.put(name, surviving(study.store, name, training, instead))
         study.note_time()
     record: dict[str, Any] = study.store.get(name)
     return record

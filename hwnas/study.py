@@ -1,10 +1,10 @@
 """`Study`: one search from images and a device to a front, in a run folder that survives being killed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -13,131 +13,31 @@ from hwnas import front, plan
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
+from hwnas.deaths import surviving
 from hwnas.executor import Executor, Outcome
 from hwnas.lemonade import Lemonade
 from hwnas.limits import starts_within
 from hwnas.manifest import FILE_NAME, FRONT
 from hwnas.progress import Progress, Quiet
-from hwnas.quantities import format_duration
 from hwnas.sample import first_networks, untrained_models
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
-from hwnas.trial import Result, Trial
+from hwnas.trial import Trial
 from latency import Deployment, LatencyTable, cache_path, check, make_runtime
 from objectives import cost
 from objectives.accuracy import guess
 from objectives.base import Objective
 from objectives.data import Data, Split, load_data
-from objectives.datasets import dataset_name
 from objectives.recipe import Recipe
-from spaces.errors import HwnasError, SpecError, StoreError
+from spaces.errors import StoreError
 from spaces.plain import PlainSpace
 from spaces.state import State
 from spaces.wholefile import write_whole
 
-#: So often a process may die in the training of a network before that counts as failed.
-MOST_DEATHS = 2
-
-Made = TypeVar("Made")
-
 SPEC_FILE = "spec.yaml"
 DATA_FILE = "data.txt"
 TABLE_FILE = "latency.csv"
-
-
-def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Path:
-    """Run a whole study in a new folder.
-
-    Args:
-        spec: What to search, for what, how long.
-        out: The run folder; must not hold a study yet.
-        progress: Is told how it goes; None: nobody.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        HwnasError: The data, the device, the limits or the folder do not allow it; the message says what to do.
-    """
-    out, progress = Path(out), progress or Quiet()
-    if Store.exists(out):
-        raise StoreError(f"{out} holds a study already. Go on with 'hwnas resume {out}' or name another folder.")
-    began = time.monotonic()
-    spec = _found_from_anywhere(spec)
-    if dataset_name(spec.data.source) is None and out.resolve().is_relative_to(spec.data.source):
-        # it would be taken for a class at the next start
-        raise StoreError(f"{out} lies in the folder of the images; name a run folder elsewhere by --out")
-    before = set(out.glob(f"*{TABLE_FILE}*"))
-    with progress, Store.create(out, spec.to_json()) as store:
-        try:
-            study = Study(spec, load(spec, progress), store, progress, began)
-        except HwnasError:  # nothing was trained; with a better specification the same folder will do
-            for file in set(out.glob(f"*{TABLE_FILE}*")) - before:  # its check is of a space that cannot be
-                file.unlink()
-            store.discard()
-            raise
-        study.run()
-    return out
-
-
-def resume(
-    out: str | Path, progress: Progress | None = None, budget: float | None = None, data: str | None = None
-) -> Path:
-    """Go on with an interrupted study, or with a finished one that gets more time.
-
-    Args:
-        out: The run folder.
-        progress: Is told how it goes.
-        budget: A new budget in seconds for the whole study, what it has used included; None keeps the old one.
-        data: Where the images are now, if they were moved.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        HwnasError: As for :func:`search`, or the data is not what the study began with.
-    """
-    out, progress = Path(out), progress or Quiet()
-    began = time.monotonic()
-    with progress, Store.open(out, write=True) as store:
-        spec = store.read("spec", Spec.from_json)
-        if _edited(out / SPEC_FILE, spec):
-            progress.note(f"{out / SPEC_FILE} was edited, which changes nothing: a study goes on as it began")
-        if budget is not None:
-            used = store.read("seconds used", float, 0.0)
-            if budget <= used:
-                raise SpecError(
-                    f"budget is {format_duration(budget)} for the whole study, "
-                    f"but {out} has used {format_duration(used)} of it already; give it more"
-                )
-            spec = spec.resolve({"budget": {"time": budget}})
-        if data is not None:
-            spec = _found_from_anywhere(spec.resolve({"data.source": data}))
-        study = Study(spec, load(spec, progress), store, progress, began)
-        store.put("spec", spec.to_json())
-        study.run()
-    return out
-
-
-def _found_from_anywhere(spec: Spec) -> Spec:
-    """With the folder of the images as an absolute path: a resume may come from elsewhere."""
-    folder = Path(spec.data.source).expanduser()
-    if dataset_name(spec.data.source) is None and folder.is_dir():
-        return spec.resolve({"data.source": str(folder.resolve())})
-    return spec
-
-
-def _died(times: int) -> str:
-    return f"the process died {times} times while it was trained; it may be too large for the memory"
-
-
-def _edited(file: Path, spec: Spec) -> bool:
-    """Whether a file no longer says what it was written to say."""
-    try:
-        return file.exists() and Spec.load(file) != spec
-    except SpecError:
-        return True
 
 
 def load(spec: Spec, progress: Progress | None = None) -> Data:
@@ -249,8 +149,7 @@ class Study:
 
         However small the budget, one network is trained, if any of the first generation can be.
         """
-        waiting = self._waiting()
-        self.store.put("searching", True)
+        waiting = [trial for trial, result in self.strategy.records if result is None]
         try:
             while not self.budget.search_is_over(self.trainings) or not self.trainings:
                 self.store.sweep(self._wanted())
@@ -263,51 +162,14 @@ class Study:
                     self.store.put(f"generation {trials[0].generation}", self.strategy.note)
                 self._evaluate(trials)
                 waiting = []
-        except (HwnasError, KeyboardInterrupt):
-            self.store.put("searching", False)
-            raise
         finally:
             self.note_time()
-        self.store.put("searching", False)
         self.store.sweep(self._wanted())
 
-    def _waiting(self) -> list[Trial]:
-        """What was asked and has no result; without the first, if the process has died in its training before.
-
-        Killed, or by an error that nobody foresaw: either would else come back at every resume.
-        """
-        waiting = [trial for trial, result in self.strategy.records if result is None]
-        if waiting and self.store.get("searching", False):
-            first = waiting[0]
-            name = f"deaths in {first.id}"
-            deaths = self.store.get(name, 0) + 1
-            self.store.put(name, deaths)
-            if deaths >= MOST_DEATHS:
-                self._keep(Outcome(first, Result({}, 0.0, status="failed", reason=_died(deaths)), None))
-                return waiting[1:]
-        return waiting
-
-    def surviving(self, name: str, work: Callable[[], Made], instead: Callable[[str], Made]) -> Made:
-        """What the work makes; where the process has died in it too often, what is made of that reason instead.
-
-        Killed, or by an error that nobody foresaw: either would else come back at every resume.
-        """
-        name = f"deaths in {name}"
-        deaths = self.store.get(name, 0)
-        if deaths >= MOST_DEATHS:
-            return instead(_died(deaths))
-        self.store.put(name, deaths + 1)
-        try:
-            made = work()
-        except (HwnasError, KeyboardInterrupt):
-            self.store.put(name, deaths)
-            raise
-        self.store.put(name, deaths)
-        return made
-
     def _evaluate(self, trials: Sequence[Trial]) -> None:
-        for outcome in self.executor.run(trials, self.budget.training_deadline):
-            self._keep(outcome)
+        for trial in trials:
+            training = partial(self.executor.run, trial, self.budget.training_deadline)
+            self._keep(surviving(self.store, f"trial {trial.id}", training, partial(Outcome.failed, trial)))
             self.update("search", self.trainings, self.spec.budget.trainings or 0)
             if self.budget.search_is_over(self.trainings) and self.strategy.archive.entries:
                 break

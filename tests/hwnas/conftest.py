@@ -121,7 +121,7 @@ def table_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def searched(tmp_path_factory: pytest.TempPathFactory, table_cache: Path) -> Path:
     """The run folder of a short search on digits."""
     # Imported here: most tests of this folder do without torch.
-    from hwnas import study
+    from hwnas import runfolder
     from tests.hwnas.toys import short
 
-    return study.search(short(), tmp_path_factory.mktemp("runs") / "short")
+    return runfolder.search(short(), tmp_path_factory.mktemp("runs") / "short")

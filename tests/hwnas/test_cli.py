@@ -73,12 +73,12 @@ class Recorder:
 @pytest.fixture
 def study(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(manifest)
-    module = ModuleType("hwnas.study")
+    module = ModuleType("hwnas.runfolder")
     module.__dict__.update(search=recorder.search, resume=recorder.resume)
-    monkeypatch.setitem(sys.modules, "hwnas.study", module)
+    monkeypatch.setitem(sys.modules, "hwnas.runfolder", module)
     import hwnas
 
-    monkeypatch.setattr(hwnas, "study", module, raising=False)  # an import of the real one would stay there
+    monkeypatch.setattr(hwnas, "runfolder", module, raising=False)  # an import of the real one would stay there
     return recorder
 
 

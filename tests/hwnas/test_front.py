@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hwnas import final, front, study, verify
+from hwnas import final, front, verify
 from hwnas import manifest as manifests
+from hwnas.deaths import MOST_DEATHS, surviving
 from hwnas.final import Finalist, train_all
 from hwnas.references import references
 from hwnas.spec import Spec
 from hwnas.store import Store
-from hwnas.study import Study
+from hwnas.study import Study, load
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Accuracy
 from spaces.errors import ExportError, LatencyError, TrainingError
@@ -26,7 +27,7 @@ def opened(searched, tmp_path):
     out = shutil.copytree(searched, tmp_path / "run")
     with Store.open(out, write=True) as store:
         spec = Spec.from_json(store.get("spec"))
-        yield Study(spec, study.load(spec), store, Notes())
+        yield Study(spec, load(spec), store, Notes())
 
 
 # Which finalists make the front
@@ -238,7 +239,7 @@ def test_a_reference_that_cannot_be_exported_or_tested_is_left_out_and_says_so(o
 
 def test_a_reference_in_whose_timing_the_process_died_twice_is_left_out(opened):
     first, second, *_ = references(opened.space, opened.data, [1e5])
-    opened.store.put(f"deaths in timing {first.name}, {opened.budget.seconds}", study.MOST_DEATHS)
+    opened.store.put(f"deaths in timing {first.name}, {opened.budget.seconds}", MOST_DEATHS)
     assert [reference.name for reference, *_ in final._timed(opened, [first, second])] == [second.name]
     assert opened.progress.all[-1].startswith(f"reference {first.name} left out: the process died 2 times")
 
@@ -247,17 +248,17 @@ def test_an_error_that_nobody_foresaw_counts_as_a_death(opened):
     def broken():
         raise ZeroDivisionError
 
-    for _ in range(study.MOST_DEATHS):
+    for _ in range(MOST_DEATHS):
         with pytest.raises(ZeroDivisionError):
-            opened.surviving("work", broken, str)
-    assert opened.surviving("work", broken, str).startswith("the process died 2 times")
+            surviving(opened.store, "work", broken, str)
+    assert surviving(opened.store, "work", broken, str).startswith("the process died 2 times")
 
 
 def test_a_final_training_in_which_the_process_died_twice_is_not_tried_again(opened):
     entry, *_ = chosen = front._chosen(opened)
     opened.budget.seconds = 1e6  # another end than the one that is kept
     end = f"deaths in end/{opened.trainings}/{opened.budget.seconds}/final"
-    opened.store.put(f"{end}/{entry.trial.id}", study.MOST_DEATHS)
+    opened.store.put(f"{end}/{entry.trial.id}", MOST_DEATHS)
     first, *others = train_all(opened, chosen, [])[0]
     assert first.unfinished == "the process died 2 times while it was trained; it may be too large for the memory"
     assert all(other.unfinished is None for other in others)

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hwnas import study
+from hwnas import runfolder
 from hwnas.costs import Costs
 from hwnas.executor import Executor
 from hwnas.progress import Progress, Quiet, Status
@@ -116,16 +116,16 @@ def search_or_resume(spec: dict[str, Any], out: Path, pipe: Connection, fatal: i
         start = Executor._start
         Executor._start = lambda self, trial: os._exit(FATAL) if trial.id == fatal else start(self, trial)
     if Store.exists(out):
-        study.resume(out, Reporting(pipe))
+        runfolder.resume(out, Reporting(pipe))
     else:
-        study.search(Spec.from_json(spec), out, Reporting(pipe))
+        runfolder.search(Spec.from_json(spec), out, Reporting(pipe))
 
 
 class Search:
     """A search in a process of its own, forked from one that has imported everything: so there is time to kill many."""
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hwnas.study", "torch._dynamo", "matplotlib.figure", "pandas"])
+    context.set_forkserver_preload(["hwnas.runfolder", "torch._dynamo", "matplotlib.figure", "pandas"])
 
     def __init__(self, spec: Spec, out: Path, fatal: int | None = None) -> None:
         self.pipe, theirs = self.context.Pipe(duplex=False)
