@@ -21,7 +21,7 @@ def params(arch: Arch) -> int:
     >>> params(chain(Input(3, 8, 8), Conv(channels=4), GlobalPool(), Linear(10)))  # 108 + 8, 40 + 10
     166
     """
-    return sum(prod(param.shape) for param in arch.params.values() if param.trainable)
+    return arch.n_params
 
 
 def macs(arch: Arch) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 from spaces.errors import ArchError
@@ -108,6 +109,11 @@ class Arch:
             for node in self.nodes
             for short, param in node.op.params(self.input_shapes(node.name)).items()
         }
+
+    @cached_property
+    def n_params(self) -> int:
+        """Number of trainable parameters."""
+        return sum(prod(param.shape) for param in self.params.values() if param.trainable)
 
     @cached_property
     def hash(self) -> str:

@@ -6,7 +6,6 @@ The genotype is the canonical architecture itself.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -168,9 +167,8 @@ class PlainSpace(Space[Arch]):
             return f"widths {sorted(set(widths))}, allowed are {self.min_width} to {self.max_width}"
         if any(op.kernel > self.max_kernel for op in filters):
             return f"a kernel larger than max_kernel, {self.max_kernel}"
-        params = sum(prod(param.shape) for param in genotype.params.values() if param.trainable)
-        if self.max_params is not None and params > self.max_params:
-            return f"{params} parameters, max_params is {self.max_params}"
+        if self.max_params is not None and genotype.n_params > self.max_params:
+            return f"{genotype.n_params} parameters, max_params is {self.max_params}"
         return None
 
     def to_json(self, genotype: Arch) -> Any:
