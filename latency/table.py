@@ -101,7 +101,7 @@ class LatencyTable:
             note: Is told if the shared table cannot be used: then this one does without.
 
         Raises:
-            TableError: If a file is damaged, or of another deployment or version.
+            TableError: If the file is damaged, or of another deployment or version.
         """
         table = cls(runtime, path or cache_path(runtime), protocol)
         table.note = note
@@ -111,7 +111,7 @@ class LatencyTable:
         if shared is not None:
             try:
                 common = cls.open(runtime, shared, table.header.protocol)
-            except OSError as error:
+            except (OSError, TableError) as error:
                 note(f"the shared latency table {shared} is not used: {error}")
                 return table
             if not begun:

@@ -82,7 +82,7 @@ class TorchCuda:
         stopwatch = clock(work) if self._device.type == "cpu" else self._device_clock(work)
 
         def seconds() -> float:
-            with _refusing(name), torch.inference_mode(), _full_precision():
+            with _refusing(name), torch.inference_mode(), full_precision():
                 return stopwatch()
 
         return seconds
@@ -113,8 +113,8 @@ def _refusing(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Float32 as the deployment says: by default cuDNN's convolutions round it to TF32, with 10 bits of mantissa."""
+def full_precision() -> Iterator[None]:
+    """Float32 as it says: by default cuDNN's convolutions round it to TF32, with 10 bits of mantissa."""
     settings: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     before = [setting.allow_tf32 for setting in settings]
     try:

@@ -1,12 +1,14 @@
 """Accuracy: how often a network is right on a split, and how sure one can be of that number."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from latency.torchcuda import full_precision
 from objectives.augment import to_float
 from objectives.data import Split
 from objectives.modules import (
@@ -176,7 +178,8 @@ def predict_logits(
     replaced = fitting(weights or {}, tensors_of(module), "weights")
     parts = []
     reduced = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    with torch.no_grad(), mode(module, training=False), reduced:
+    exact = full_precision() if precision == "fp32" else nullcontext()
+    with torch.no_grad(), mode(module, training=False), reduced, exact:
         for batch in torch.split(images, batch_size):
             pixels = to_float(batch.to(device))
             parts.append(torch.func.functional_call(module, replaced, (pixels,)).float())

@@ -159,7 +159,8 @@ def load_data(
         smallest=(areas[0].width, areas[0].height),
         largest=(areas[-1].width, areas[-1].height),
         unreadable=tuple(sorted(unreadable)),
-        duplicates=_duplicates(splits, surveys),
+        duplicates=_twins(splits, surveys, [np.full(len(splits[name].labels), i) for i, name in enumerate(SPLITS)]),
+        conflicts=_twins(splits, surveys, [np.asarray(splits[name].labels) for name in SPLITS]),
         elongated=sum(max(header[:2]) > 2 * min(header[:2]) for header in headers),
         grey=all(survey.grey for survey in surveys.values()),
         brightest=surveys["train"].brightest,
@@ -319,16 +320,16 @@ def _counter(what: str, total: int, progress: Progress) -> Callable[[int], None]
     return advance
 
 
-def _duplicates(splits: Mapping[SplitName, Part], surveys: Mapping[SplitName, Survey]) -> tuple[tuple[Place, ...], ...]:
-    """Groups of images with the same pixels, where a group lies in more than one split."""
-    digests, splits_with = np.unique(
-        np.concatenate([np.unique(surveys[name].digests) for name in SPLITS]), return_counts=True
-    )
-    groups: dict[int, list[Place]] = {int(digest): [] for digest in digests[splits_with > 1]}
-    for name in SPLITS:
-        shared = np.isin(surveys[name].digests, digests[splits_with > 1])
-        for at in np.flatnonzero(shared):
-            groups[int(surveys[name].digests[at])].append(Place(name, splits[name].names[int(at)]))
+def _twins(
+    splits: Mapping[SplitName, Part], surveys: Mapping[SplitName, Survey], marks: Sequence[NDArray[np.int64]]
+) -> tuple[tuple[Place, ...], ...]:
+    """Groups of images with the same pixels but different marks; each image of each split has one."""
+    pairs = [np.stack([surveys[name].digests.astype(np.int64), mark]) for name, mark in zip(SPLITS, marks, strict=True)]
+    digests, times = np.unique(np.unique(np.concatenate(pairs, axis=1), axis=1)[0], return_counts=True)
+    groups: dict[int, list[Place]] = {int(digest): [] for digest in digests[times > 1]}
+    for name, (own, _) in zip(SPLITS, pairs, strict=True):
+        for at in np.flatnonzero(np.isin(own, digests[times > 1])):
+            groups[int(own[at])].append(Place(name, splits[name].names[int(at)]))
     return tuple(sorted(tuple(sorted(group)) for group in groups.values()))
 
 

@@ -51,6 +51,7 @@ class DataReport:
         smallest: (width, height) of the smallest image as stored, by area.
         largest: (width, height) of the largest.
         unreadable: Files left out.
+        conflicts: Groups of images with the same pixels under more than one label.
         duplicates: Groups of images with the same pixels (at the size used) that lie in more than one split.
         elongated: Images more than twice as long as wide, or as wide as long.
         grey: Whether every pixel of every image is grey.
@@ -68,6 +69,7 @@ class DataReport:
     largest: tuple[int, int]
     unreadable: tuple[Unreadable, ...]
     duplicates: tuple[tuple[Place, ...], ...]
+    conflicts: tuple[tuple[Place, ...], ...]
     elongated: int
     grey: bool
     brightest: int
@@ -113,6 +115,7 @@ class DataReport:
                 ),
             ],
             ["Unreadable files, left out", *(f"{name}: {reason}" for name, reason in self.unreadable)],
+            ["Pictures under several labels", *map(_twins, self.conflicts)],
             ["Pictures in several splits", *map(_twins, self.duplicates)],
         ]
         return "\n\n".join("\n".join(lines) for lines in sections if len(lines) > 1) + "\n"
@@ -126,6 +129,10 @@ class DataReport:
         if self.unreadable:
             files = shortened([f"{name} ({reason})" for name, reason in self.unreadable])
             yield f"{counted(len(self.unreadable), 'unreadable file')} left out: {files}."
+        if self.conflicts:
+            twins = shortened([_twins(group) for group in self.conflicts])
+            several = counted(len(self.conflicts), "picture")
+            yield f"{several} under several labels, of which one at most is right: {twins}."
         if self.duplicates:
             twins = shortened([_twins(group) for group in self.duplicates])
             yield f"{counted(len(self.duplicates), 'picture')} in several splits, flattering the accuracy: {twins}."

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from latency.deployment import usable_cores
 from objectives.images import Header, ImageSource, read_header, read_image
 from spaces.errors import DataError
 
@@ -326,7 +327,7 @@ def _parallel(
 ) -> Generator[_T]:
     """The function's results on stretches of the sources, in order, with a bounded number under way."""
     # Pillow's decoders and resizer release the interpreter's lock, so threads are enough.
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = usable_cores()
     waiting: deque[Future[_T]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # Pillow's remarks on odd but readable files (palettes, EXIF, very large images) would tear a progress bar.

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -511,10 +512,31 @@ def test_a_cache_that_may_not_be_looked_into_is_done_without(scripted, tmp_path,
     assert "table.csv is not used: [Errno 13] Permission denied" in note
 
 
-def test_a_shared_table_of_another_device_is_refused(scripted, tmp_path):
-    LatencyTable.open(scripted(Deployment("ort-cpu", "Board neon")), tmp_path / "cache" / "table.csv").extend([RELU])
-    with pytest.raises(TableError, match=r"is of ort-cpu on Board neon .*, not of ort-cpu on Scripted 1 neon"):
-        opened(scripted, tmp_path, 1e-6)
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda path: path.write_text(path.read_text()[:-20]), "was cut short or edited"),
+        (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    ],
+)
+def test_a_damaged_cache_is_done_without(scripted, tmp_path, harm, why):
+    shared, told = tmp_path / "table.csv", []
+    LatencyTable.open(scripted(), shared, QUICK).extend([RELU])
+    harm(shared)
+    study = LatencyTable.open(scripted(), tmp_path / "latency.csv", QUICK, shared=shared, note=told.append)
+    assert study.extend([RELU]) == 1
+    (note,) = told
+    assert note.startswith(f"the shared latency table {shared} is not used: ")
+    assert why in note
+
+
+def test_a_shared_table_of_another_device_is_done_without(scripted, tmp_path):
+    shared, told = tmp_path / "table.csv", []
+    LatencyTable.open(scripted(Deployment("ort-cpu", "Board neon")), shared).extend([RELU])
+    study = LatencyTable.open(scripted(), tmp_path / "latency.csv", QUICK, shared=shared, note=told.append)
+    assert study.extend([RELU]) == 1
+    (note,) = told
+    assert re.search(r"is of ort-cpu on Board neon .*, not of ort-cpu on Scripted 1 neon", note)
 
 
 def test_a_shared_table_of_a_device_elsewhere_is_the_one_to_extend(scripted, tmp_path):

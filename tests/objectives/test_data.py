@@ -192,6 +192,9 @@ def test_the_same_picture_in_two_splits_is_reported(tmp_path):
         "2 pictures in several splits, flattering the accuracy: test/b/twin.bmp (test) = val/b/2.png (val), "
         "test/b/twin.png (test) = train/a/1.png (train)."
     ) in report.warnings
+    assert report.conflicts == ((("test", "test/b/twin.png"), ("train", "train/a/1.png")),)
+    shutil.copy(tmp_path / "train/a/0.png", tmp_path / "train/b/twin.png")
+    assert len(load_data(tmp_path).report.conflicts) == 2  # within a split too
 
 
 def test_large_data_is_streamed_and_read_once(pets, tmp_path, monkeypatch):

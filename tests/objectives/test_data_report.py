@@ -16,6 +16,7 @@ GOOD = DataReport(
     largest=(400, 300),
     unreadable=(),
     duplicates=(),
+    conflicts=(),
     elongated=0,
     grey=False,
     brightest=255,
@@ -45,6 +46,10 @@ def test_good_data_has_no_warnings():
     [
         ({"notes": ("A note.",)}, "A note."),
         ({"unreadable": (Unreadable("a.jpg", "cut"),)}, "1 unreadable file left out: a.jpg (cut)."),
+        (
+            {"conflicts": ((Place("train", "cat/a.jpg"), Place("train", "dog/b.jpg")),)},
+            "1 picture under several labels, of which one at most is right: cat/a.jpg (train) = dog/b.jpg (train).",
+        ),
         (
             {"duplicates": ((Place("train", "a.jpg"), Place("val", "b.jpg")),)},
             "1 picture in several splits, flattering the accuracy: a.jpg (train) = b.jpg (val).",
