@@ -23,6 +23,11 @@ class Entry:
         return {**self.trial.cheap, **self.result.values}
 
     @property
+    def epochs(self) -> float:
+        """Passes over the training data that its weights have seen; fewer than planned where a deadline came first."""
+        return float(self.result.info.get("epochs", self.trial.fidelity_to))
+
+    @property
     def stderr(self) -> float:
         """Standard error of the validation error."""
         return float(self.result.info.get("stderr", 0.0))

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -89,6 +90,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the program ``hwnas``."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by schedulers and containers; means Ctrl-C
     app(prog_name="hwnas")
 
 
@@ -237,6 +239,8 @@ def select_command(
     """
     selection = select(manifests.read(run), _limits(limits), device=device, percentile=_percentile(percentile))
     folder = manifests.path_in(run).parent
+    if selection.best is not None and not (file := folder / selection.best.model.file).is_file():
+        raise StoreError(f"{file} is missing; write it anew with 'hwnas resume {run}'")
     if as_json:
         print(json.dumps(advice.to_json(selection, folder), indent=2))
     else:

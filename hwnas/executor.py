@@ -20,10 +20,10 @@ from spaces.errors import TrainingError
 from spaces.morphisms import move_from_json
 from spaces.network import Network, calibrate
 from spaces.space import Space
-from spaces.state import State, initial_state
+from spaces.state import State, Tensors, initial_state
 
-#: Images that new norms are calibrated on.
-CALIBRATION_IMAGES = 256
+#: Images that new norms are calibrated on, and how many pixels of one channel they may have together.
+CALIBRATION_IMAGES, CALIBRATION_PIXELS = 256, 256 * 64**2
 
 #: The moving average by which the search judges networks reaches over this part of a training, within these bounds.
 AVERAGED, AVERAGED_STEPS = 0.25, (10, 100)
@@ -40,6 +40,11 @@ def decay(steps: float) -> float:
     """
     least, most = AVERAGED_STEPS
     return 1 - 1 / min(max(AVERAGED * steps, least), most)
+
+
+def calibration_images(arch: Arch) -> int:
+    """How many images the new norms of a network are calibrated on: all are in memory at once."""
+    return min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // (arch.image.height * arch.image.width)))
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Executor:
         began = time.monotonic()
         try:
             with out_of_memory_is_an_error():
-                return self._outcome(trial, deadline)
+                outcome = self._outcome(trial, deadline)
+            return replace(outcome, result=replace(outcome.result, seconds=time.monotonic() - began))
         except TrainingError as error:
             return Outcome.failed(trial, str(error), time.monotonic() - began)
 
@@ -201,8 +207,11 @@ class Executor:
     def _calibrated(self, arch: Arch, state: State, nodes: frozenset[str], seed: int) -> State:
         """New norms set from training images, so that the child computes in training mode what the parent did."""
         images = self.data.train.images
-        chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_IMAGES]
-        batch = images[torch.from_numpy(np.sort(chosen))].cpu().float() / 255
-        value = calibrate(arch, state.value, nodes, batch)
-        ema = calibrate(arch, state.ema, nodes, batch) if state.ema else {}
-        return State(value, ema, state.momentum)
+        chosen = np.random.default_rng(seed).permutation(len(images))[: calibration_images(arch)]
+        batch = images[torch.from_numpy(np.sort(chosen))].to(self.device).float() / 255
+
+        def calibrated(tensors: Tensors) -> Tensors:
+            there = {key: tensor.to(self.device) for key, tensor in tensors.items()}
+            return {key: tensor.cpu() for key, tensor in calibrate(arch, there, nodes, batch).items()}
+
+        return State(calibrated(state.value), calibrated(state.ema) if state.ema else {}, state.momentum)

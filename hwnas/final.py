@@ -241,8 +241,7 @@ def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) 
     if not epochs:
         return _untrained(study, entry, "no time is left to train it any further")
     recipe = executor.final_recipe(epochs, study.spec.seed)
-    seen = entry.result.info["epochs"]  # fewer than were planned where a deadline came first
-    further = replace(trial, fidelity_from=seen, fidelity_to=seen + epochs)
+    further = replace(trial, fidelity_from=entry.epochs, fidelity_to=entry.epochs + epochs)
     try:
         before = executor.judge(arch, state)  # again: the search may have judged in a lower precision
         outcome = executor.finish(further, arch, state, recipe, deadline=deadline)

@@ -116,15 +116,15 @@ class Lemonade(Strategy):
         """Networks of the front to train on: the least trained; where the place is in doubt, half of it counts."""
         busy = {trial.hash for trial, result in self.records if result is None}
         ranked = sorted(
-            (self._trainings(entry.trial) / (2 if doubt else 1), entry.trial.id, entry)
+            (self._trainings(entry) / (2 if doubt else 1), entry.trial.id, entry)
             for entry, doubt in zip(front.entries, self._in_doubt(front), strict=True)
             if entry.trial.hash not in busy
         )
         return [entry for *_, entry in ranked[:count]]
 
-    def _trainings(self, trial: Trial) -> float:
+    def _trainings(self, entry: Entry) -> float:
         """Epochs seen, ancestors' included, in units of what a network of this size gets at a time."""
-        return trial.fidelity_to / self.epochs.epochs(trial.cheap)
+        return entry.epochs / self.epochs.epochs(entry.trial.cheap)
 
     def _in_doubt(self, front: Archive) -> list[bool]:
         """Whether another network, which costs no more, has an error within one standard error of that of each."""
@@ -142,7 +142,7 @@ class Lemonade(Strategy):
     def _continued(self, offset: int, entry: Entry, rng: np.random.Generator) -> Trial:
         genotype = self.space.from_json(entry.trial.genotype)
         (cost,) = self.costs_of([genotype])
-        return self.trial(offset, genotype, cost, self.epochs, rng, parent=entry.trial, init="checkpoint")
+        return self.trial(offset, genotype, cost, self.epochs, rng, parent=entry, init="checkpoint")
 
     def _drafts(self, front: Archive, count: int, rng: np.random.Generator) -> list[Draft]:
         """New networks within the limits, one at least for each that is to be trained, unless they cannot be found."""
@@ -175,7 +175,7 @@ class Lemonade(Strategy):
                 drafts[i].cost,
                 self.epochs,
                 rng,
-                parent=drafts[i].parent.trial,
+                parent=drafts[i].parent,
                 moves=drafts[i].moves,
                 init="parent" if self.inherit else "scratch",
             )

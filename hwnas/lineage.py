@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from hwnas.executor import CALIBRATION_IMAGES
+from hwnas.executor import calibration_images
 from hwnas.trial import Result, Trial
 from spaces.morphisms import move_from_json
 from spaces.space import Space
@@ -42,6 +42,6 @@ def _moves(trial: Trial, parent: Trial, space: Space[Any]) -> list[dict[str, Any
         genotype = child.genotype
         found.append(move)
         if child.exact == "eval":
-            how = {"nodes": sorted(child.new), "images": CALIBRATION_IMAGES, "seed": trial.seed}
+            how = {"nodes": sorted(child.new), "images": calibration_images(space.decode(genotype)), "seed": trial.seed}
             found.append({"move": "Calibrate", **how})
     return found

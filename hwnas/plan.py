@@ -131,14 +131,14 @@ def free_threads(module: torch.nn.Module, data: Data, recipe: Recipe) -> int:
 
 def _timed(archs: Sequence[Arch], device: torch.device, data: Data, recipe: Recipe) -> tuple[list[float], list[int]]:
     """Seconds of an epoch of each, and its MACs; without those that are too large for the memory, if not all are."""
-    found, reason = [], None
+    found, reason = [], ""
     for arch in archs:
         try:
             found.append((seconds_per_epoch(network(arch, device), data, recipe), macs(arch)))
         except TrainingError as error:
-            reason = error
-    if reason is not None and not found:
-        raise reason
+            reason = str(error)  # the error itself holds on to the network's memory
+    if reason and not found:
+        raise TrainingError(reason)
     return [seconds for seconds, _ in found], [work for _, work in found]
 
 

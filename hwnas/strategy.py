@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.archive import Archive
+from hwnas.archive import Archive, Entry
 from hwnas.costs import Cost, Costs
 from hwnas.schedule import Schedule
 from hwnas.trial import Init, Result, Trial
@@ -101,7 +101,7 @@ class Strategy(ABC):
         epochs: Schedule,
         rng: np.random.Generator,
         *,
-        parent: Trial | None = None,
+        parent: Entry | None = None,
         moves: Sequence[Morphism] = (),
         init: Init = "scratch",
     ) -> Trial:
@@ -113,17 +113,17 @@ class Strategy(ABC):
             cost: Its cheap objectives.
             epochs: Passes over the training data, in addition to those that its weights have seen.
             rng: Draws the trial's seed.
-            parent: The trial it comes from.
+            parent: The network it comes from.
             moves: How.
             init: Where its weights come from.
         """
         cheap = {name: estimate.value for name, estimate in cost.items()}
-        start = parent.fidelity_to if parent is not None and init in ("parent", "checkpoint") else 0.0
+        start = parent.epochs if parent is not None and init in ("parent", "checkpoint") else 0.0
         return Trial(
             id=len(self._records) + offset,
             genotype=self.space.to_json(genotype),
             hash=self.space.decode(genotype).hash,
-            parent=None if parent is None else parent.id,
+            parent=None if parent is None else parent.trial.id,
             moves=tuple(move.to_json() for move in moves),
             init=init,
             fidelity_from=start,

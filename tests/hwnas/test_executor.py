@@ -1,10 +1,11 @@
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 import hwnas.executor
-from hwnas.executor import Executor, decay
+from hwnas.executor import Executor, calibration_images, decay
 from hwnas.trial import Trial
 from objectives.accuracy import evaluate
 from objectives.batches import batches
@@ -86,6 +87,27 @@ def test_from_scratch(trained):
     assert result.info["epochs"] == pytest.approx(1.5, abs=0.2)
     assert result.seconds > 0
     assert outcome.state.momentum.keys() == {name for name, param in START.params.items() if param.trainable}
+
+
+def test_the_seconds_of_a_result_are_those_of_all_that_was_done(parent, monkeypatch):
+    deeper, real = child(parent[0], Deepen("n2", 3)), Executor._start
+
+    def start(self, trial):
+        time.sleep(0.5)
+        return real(self, trial)
+
+    monkeypatch.setattr(Executor, "_start", start)
+    assert run(make({0: parent}), deeper)[0].result.seconds > 0.5
+
+
+def test_fewer_large_images_are_enough_to_calibrate_on():
+    spaces = {side: PlainSpace((3, side, side), classes=10, stages=1) for side in (8, 64, 224, 2048)}
+    assert {side: calibration_images(space.plain([8], [1])) for side, space in spaces.items()} == {
+        8: 256,
+        64: 256,
+        224: 20,
+        2048: 2,
+    }
 
 
 def test_the_moving_average_reaches_over_a_quarter_of_the_steps_if_nobody_says_otherwise():

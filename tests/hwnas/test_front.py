@@ -17,7 +17,7 @@ from hwnas.store import Store
 from hwnas.study import Study, load
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Accuracy
-from spaces.errors import ExportError, LatencyError, TrainingError
+from spaces.errors import ExportError, LatencyError, StoreError, TrainingError
 from tests.hwnas.toys import Notes, short
 
 
@@ -237,11 +237,13 @@ def test_a_reference_that_cannot_be_exported_or_tested_is_left_out_and_says_so(o
     assert f"reference {names[1]} left out: its logits are not finite" in opened.progress.all
 
 
-def test_a_reference_in_whose_timing_the_process_died_twice_is_left_out(opened):
+def test_a_reference_in_whose_timing_the_process_died_too_often_is_left_out(opened):
     first, second, *_ = references(opened.space, opened.data, [1e5])
     opened.store.put(f"deaths in timing {first.name}, {opened.budget.seconds}", MOST_DEATHS)
     assert [reference.name for reference, *_ in final._timed(opened, [first, second])] == [second.name]
-    assert opened.progress.all[-1].startswith(f"reference {first.name} left out: the process died 2 times")
+    assert opened.progress.all[-1].startswith(
+        f"reference {first.name} left out: the process died or was killed 3 times"
+    )
 
 
 def test_an_error_that_nobody_foresaw_counts_as_a_death(opened):
@@ -251,18 +253,32 @@ def test_an_error_that_nobody_foresaw_counts_as_a_death(opened):
     for _ in range(MOST_DEATHS):
         with pytest.raises(ZeroDivisionError):
             surviving(opened.store, "work", broken, str)
-    assert surviving(opened.store, "work", broken, str).startswith("the process died 2 times")
+    assert surviving(opened.store, "work", broken, str).startswith("the process died or was killed 3 times")
 
 
-def test_a_final_training_in_which_the_process_died_twice_is_not_tried_again(opened):
+def test_what_the_user_is_told_is_no_death_on_a_full_disk_either(opened, monkeypatch):
+    def refused(*_):
+        raise StoreError("the disk is full")
+
+    def training():
+        patch.setattr(opened.store, "put", refused)
+        opened.store.put("weights", 1)
+
+    for _ in range(MOST_DEATHS + 1):
+        with monkeypatch.context() as patch, pytest.raises(StoreError, match="the disk is full"):
+            surviving(opened.store, "work", training, str)
+    assert surviving(opened.store, "work", lambda: "made", str) == "made"
+
+
+def test_a_final_training_in_which_the_process_died_too_often_is_not_tried_again(opened):
     entry, *_ = chosen = front._chosen(opened)
     opened.budget.seconds = 1e6  # another end than the one that is kept
     end = f"deaths in end/{opened.trainings}/{opened.budget.seconds}/final"
     opened.store.put(f"{end}/{entry.trial.id}", MOST_DEATHS)
     first, *others = train_all(opened, chosen, [])[0]
-    assert first.unfinished == "the process died 2 times while it was trained; it may be too large for the memory"
+    assert first.unfinished == "the process died or was killed 3 times in it; it may be too large for the memory"
     assert all(other.unfinished is None for other in others)
-    assert opened.store.get(f"{end}/{others[0].trial.id}") == 0  # an end that is no kill is no death
+    assert opened.store.get(f"{end}/{others[0].trial.id}") is None  # an end that is no kill is no death
 
 
 # Files
