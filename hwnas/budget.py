@@ -16,7 +16,7 @@ class Budget:
         seconds: Wall time, or None where trainings are counted.
         trainings: Trainings of the search, or None where time is.
         final_share: Part of the time that the search leaves to final training, export and checks.
-        used: Seconds used before this process.
+        used: Seconds used before this process; a killed one's count up to its last report.
         clock: Seconds from any start.
     """
 

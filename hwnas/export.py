@@ -1,6 +1,5 @@
 """Export: the models of a run and what they need, in a folder of their own."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -21,11 +20,8 @@ def copy_models(manifest: Manifest, source: Path, target: Path) -> None:
         raise SpecError("the front is empty, so there is nothing to export: no model was trained to the end")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SpecError(f"{target} is not an empty folder; name a new one")
-    for model in manifest.models:
-        if not (file := source / model.file).is_file():
-            raise StoreError(f"{file} is missing; restore it from a copy, or run the search again")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != model.sha256:
-            raise StoreError(f"{file} is not the file that was verified (its SHA-256 differs); restore it from a copy")
+    if problem := manifests.problem(manifest, source):
+        raise StoreError(f"{problem}; restore it from a copy, or write it anew with 'hwnas resume'")
     target.mkdir(parents=True, exist_ok=True)
     for model in manifest.models:
         shutil.copyfile(source / model.file, target / model.file)

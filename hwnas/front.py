@@ -17,7 +17,7 @@ from hwnas.archive import Entry
 from hwnas.final import Finalist, Trained, train_all
 from hwnas.lineage import lineage
 from hwnas.plot import Point
-from hwnas.quantities import format_quantity
+from hwnas.quantities import format_limits
 from hwnas.references import references
 from latency import measure_many
 from objectives import cost
@@ -25,6 +25,7 @@ from objectives.accuracy import evaluate, predict_logits, score
 from spaces.errors import ExportError, LatencyError, LimitError, TrainingError
 from spaces.network import Network
 from spaces.onnx import to_onnx
+from spaces.wholefile import write_whole
 
 if TYPE_CHECKING:
     from hwnas.study import Study
@@ -57,6 +58,11 @@ def finish(study: "Study") -> manifests.Manifest:
         latencies = _latencies(study, files)
     values = _values(study, finalists, latencies)
     kept = _front(study, finalists, values)
+    if len(kept) < len(finalists):
+        study.progress.note(
+            f"{len(finalists) - len(kept)} of {len(finalists)} networks trained to the end are left out: "
+            "another is more accurate or cheaper, and in nothing worse"
+        )
     folder = study.store.path / manifests.FRONT
     folder.mkdir(exist_ok=True)
     models: dict[int, manifests.Model] = {}
@@ -114,7 +120,7 @@ def _chosen(study: "Study") -> list[Entry]:
         raise TrainingError(f"none of {len(reasons)} trainings succeeded; the first {reasons[0]}")
     within = archive.within(study.spec.limits)
     if not within.entries:
-        limits = ", ".join(f"{name} <= {format_quantity(name, limit)}" for name, limit in study.spec.limits.items())
+        limits = format_limits(study.spec.limits)
         raise LimitError(
             f"none of the {len(archive)} networks trained keeps the limits ({limits}); give the search a larger budget"
         )
@@ -192,7 +198,7 @@ def _model(
     sha256 = hashlib.sha256(content).hexdigest()
     # Named by its content: the files of an earlier end stay what their manifest says until there is a new one.
     file = folder / f"{rank:02d}-{sha256[:8]}.onnx"
-    file.write_bytes(content)
+    write_whole(file, content)
     test = study.data.test
     expected = predict_logits(Network(finalist.arch, finalist.state.value), test.images)
     found = verify.run(file.read_bytes(), test.images, study.deployment.batch, study.deployment.threads)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hwnas.costs import Cost, Costs
-from hwnas.quantities import format_quantity
+from hwnas.quantities import format_limits, format_quantity
 from spaces.errors import LimitError
 from spaces.space import Space
 
@@ -35,7 +35,7 @@ def _feasible(space: Space[Any], costs: Costs) -> Any:
     cost = _cost(space, costs, best)
     if costs.allows(cost):
         return best
-    limits = " and ".join(f"{name} <= {format_quantity(name, limit)}" for name, limit in costs.limits.items())
+    limits = format_limits(costs.limits)
     broken = [name for name, limit in costs.limits.items() if cost[name].high > limit]
     smallest = ", ".join(f"{name} {_smallest(space, costs, name)}" for name in broken)
     alone = " (each by itself)" if len(costs.limits) > 1 else ""

@@ -5,6 +5,7 @@
 bytes, and a number that is not known is null.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Manifest(_Record):
         runtime: what ran the files, e.g. ``ort-cpu``.
         versions: of hwnas and of the libraries that matter.
         seed: of the study.
-        wall_seconds: of the whole run, resumed parts included.
+        wall_seconds: of the whole run, resumed parts included; those of a killed process up to its last report.
         classes: names in the order of the logits.
         not_trained: networks of the front that stayed as the search left them, or that have no file.
         data: name of the data set, for titles.
@@ -186,6 +187,17 @@ def read(folder: Path) -> Manifest:
         ) from error
 
 
+def problem(manifest: Manifest, folder: Path) -> str | None:
+    """Which of the models' files in `folder` is missing, or is not the one that was verified; None if all are."""
+    for model in manifest.models:
+        file = folder / model.file
+        if not file.is_file():
+            return f"{file} is missing"
+        if hashlib.sha256(file.read_bytes()).hexdigest() != model.sha256:
+            return f"{file} is not the file that was verified (its SHA-256 differs)"
+    return None
+
+
 def path_in(folder: Path) -> Path:
     """Where `folder` keeps its manifest.
 
@@ -201,7 +213,8 @@ def path_in(folder: Path) -> Path:
             return path
     if (folder / "study.db").exists():
         raise StoreError(
-            f"{folder} has no front yet: its search has not finished. 'hwnas resume {folder}' goes on with it."
+            f"{folder} has no front: its search has not finished, or its manifest is gone. "
+            f"'hwnas resume {folder}' goes on with it."
         )
     raise StoreError(
         f"{folder} is not a run folder: it holds neither {FRONT}/{FILE_NAME} nor study.db. "

@@ -36,8 +36,11 @@ def main(model: str, *images: str) -> int:
         sys.exit(f"{model} is no .onnx file; the model comes first, then the images")
     if not os.path.isfile(model):
         sys.exit(f"there is no file {model}")
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    try:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    except Exception as error:  # the runtime's errors have no base of their own
+        sys.exit(f"{model} is not a model of hwnas's, or damaged: {error}")
     batch, *shape = session.get_inputs()[0].shape
     failed = 0
     for name in images:

@@ -251,7 +251,11 @@ def _facts(status: Status, left: bool = True) -> list[str]:
     if status.generation is None:
         return []
     failed = f" ({status.failed} failed)" if status.failed else ""
-    facts = [f"generation {status.generation}", f"{status.trainings} trainings{failed}", f"front {status.front_size}"]
+    facts = [
+        f"generation {status.generation}",
+        f"{status.trainings} {'training' if status.trainings == 1 else 'trainings'}{failed}",
+        f"front {status.front_size}",
+    ]
     if status.best_error is not None:
         facts.append(f"lowest error now {status.best_error:.2%}")
     if status.hypervolume is not None:

@@ -38,7 +38,9 @@ def parse_duration(text: str | float) -> float:
     parts = zip(found.groups(), (3600, 60, 1), strict=True) if found else ()
     seconds = float(sum(Decimal(part) * unit for part, unit in parts if part))
     if not 0 < seconds < float("inf"):
-        raise SpecError(f"{text!r} is no duration above 0; write 90s, 30m, 1h30m or a number of seconds")
+        raise SpecError(
+            f"{text!r} is no duration above 0; write 90s, 30m, 1h30m or a number of seconds (units are h, m, s)"
+        )
     return seconds
 
 
@@ -101,6 +103,15 @@ def format_quantity(objective: str, value: float) -> str:
     return min((text for text in texts if _value(text, units) == value), key=len)
 
 
+def format_limits(limits: Mapping[str, float]) -> str:
+    """Largest values by objective, as people write them.
+
+    >>> format_limits({"latency": 3.0, "params": 2e5})
+    'latency <= 3ms, params <= 200k'
+    """
+    return ", ".join(f"{name} <= {format_quantity(name, limit)}" for name, limit in limits.items())
+
+
 def round_quantity(objective: str, value: float) -> str:
     """The value in three digits and the largest unit that it reaches, to be read by people.
 
@@ -139,7 +150,8 @@ def parse_count(text: str | float) -> int:
 def _base(objective: str) -> str:
     base = objective.partition(".")[0] if objective.startswith("latency.") else objective
     if base not in OBJECTIVES:
-        raise SpecError(f"{objective!r} is no objective; {did_you_mean(objective, OBJECTIVES)}")
+        near = "limit the error: error=10%" if base == "accuracy" else did_you_mean(objective, OBJECTIVES)
+        raise SpecError(f"{objective!r} is no objective; {near}")
     return base
 
 

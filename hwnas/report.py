@@ -67,7 +67,7 @@ def points(manifest: Manifest) -> list[Point]:
                 latency_ms=(latency.p50_ms or latency.predicted_ms) if latency else None,
                 params=network.params,
                 macs=network.macs,
-                label="" if front else network.id,
+                label="" if front else f"{network.id}, {network.epochs:.2g} epochs",
             )
         )
     return marks

@@ -1,5 +1,6 @@
 """A run folder: a study is begun in it, or taken up again."""
 
+import math
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.study import SPEC_FILE, TABLE_FILE, Study, load
 from objectives.datasets import dataset_name
-from spaces.errors import HwnasError, SpecError, StoreError
+from spaces.errors import DataError, HwnasError, SpecError, StoreError
 
 
 def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Path:
@@ -75,11 +76,13 @@ def resume(
             if budget <= used:
                 raise SpecError(
                     f"budget is {format_duration(budget)} for the whole study, "
-                    f"but {out} has used {format_duration(used)} of it already; give it more"
+                    f"but {out} has used {format_duration(math.ceil(used))} of it already; give it more"
                 )
             spec = spec.resolve({"budget": {"time": budget}})
         if data is not None:
             spec = _found_from_anywhere(spec.resolve({"data.source": data}))
+        elif dataset_name(spec.data.source) is None and not Path(spec.data.source).is_dir():
+            raise DataError(f"there is no folder {spec.data.source} any more; say where the images are by --data")
         study = Study(spec, load(spec, progress), store, progress, began)
         store.put("spec", spec.to_json())
         study.run()

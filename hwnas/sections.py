@@ -135,6 +135,11 @@ class BudgetSection(Section):
             raise ValueError("neither time nor trainings is given, so the search would never end; give one")
         return self
 
+    def __str__(self) -> str:
+        time = [] if self.time is None else [format_duration(self.time)]
+        trainings = [] if self.trainings is None else [f"{self.trainings} trainings"]
+        return " or ".join([*time, *trainings])
+
 
 class SearchSection(Section):
     """How candidates are proposed and how long they train; see `hwnas.lemonade.Lemonade`.

@@ -119,7 +119,8 @@ class Store:
         path = Path(path).resolve()
         with database.plain_errors(path), ExitStack() as undo:
             if not path.is_dir():
-                raise StoreError(f"there is no folder {path}. Name one that 'hwnas search --out' made.")
+                what = "is a file" if path.exists() else "does not exist"
+                raise StoreError(f"{path} {what}. Name a folder that 'hwnas search --out' made.")
             if not cls.exists(path):
                 raise StoreError(
                     f"{path} is no run folder: it holds no {database.FILE_NAME}. Name one that 'hwnas search' made."
@@ -128,6 +129,7 @@ class Store:
             if write:
                 lock = Lock(path / _LOCK)
                 undo.callback(lock.release)
+                (path / _WEIGHTS).mkdir(exist_ok=True)  # a loss is told of the weights that are wanted
             db = database.connect(path / database.FILE_NAME)
             undo.callback(db.close)
             database.check(path, db)

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel
 
 from hwnas import front, plan
+from hwnas import manifest as manifests
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
@@ -17,20 +18,21 @@ from hwnas.deaths import surviving
 from hwnas.executor import Executor, Outcome
 from hwnas.lemonade import Lemonade
 from hwnas.limits import starts_within
-from hwnas.manifest import FILE_NAME, FRONT
 from hwnas.progress import Progress, Quiet
+from hwnas.quantities import format_limits
 from hwnas.sample import first_networks, untrained_models
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
 from hwnas.trial import Trial
 from latency import Deployment, LatencyTable, cache_path, check, make_runtime
+from latency.deployment import usable_cores
 from objectives import cost
 from objectives.accuracy import guess
 from objectives.base import Objective
 from objectives.data import Data, Split, load_data
 from objectives.recipe import Recipe
-from spaces.errors import StoreError
+from spaces.errors import SpecError, StoreError
 from spaces.plain import PlainSpace
 from spaces.state import State
 from spaces.wholefile import write_whole
@@ -113,11 +115,13 @@ class Study:
         self._unchanged("training device", device.type)  # epochs are planned by its speed
         recipe = spec.recipe(plan.DEFAULT_EPOCHS, spec.seed)
         if store.get("box") is None:
+            if spec.threads is not None and spec.threads > usable_cores():
+                raise SpecError(f"threads is {spec.threads}, and this process may use {usable_cores()} cores; lower it")
             self._check_table()
             self._prepare(costs, recipe, device)
         self.box = store.read("box", Box.from_json)
         self.plan = store.read("plan", plan.Plan.from_json)
-        torch.set_num_threads(self.plan.threads)
+        torch.set_num_threads(min(self.plan.threads, usable_cores()))
         self.strategy = self._strategy(costs)
         self.strategy.restore(store.trials(self.space.from_json))
         self.executor = Executor(
@@ -135,7 +139,7 @@ class Study:
         write_whole(self.store.path / DATA_FILE, self.data.report.text())
         self.search()
         end = [self.trainings, self.spec.budget.time, self.spec.to_json()["final"]]
-        if self.store.get("finished") == end and (self.store.path / FRONT / FILE_NAME).is_file():
+        if self.store.get("finished") == end and self._front_is_whole():
             self.progress.note(f"{self.store.path} is finished; give it more by a larger --budget")
             return
         try:
@@ -143,6 +147,16 @@ class Study:
         finally:
             self.note_time()
         self.store.put("finished", end)
+
+    def _front_is_whole(self) -> bool:
+        folder = self.store.path / manifests.FRONT
+        try:
+            problem = manifests.problem(manifests.read(folder), folder)
+        except StoreError as error:
+            problem = str(error)
+        if problem:
+            self.progress.note(f"the front is written anew: {problem}")
+        return problem is None
 
     def search(self) -> None:
         """Ask, train, tell, until the budget of the search is used up or the space exhausted.
@@ -179,7 +193,6 @@ class Study:
         result = replace(outcome.result, info={**outcome.result.info, "elapsed": self.budget.elapsed})
         told = self.store.tell(outcome.trial.id, result, state)
         self.strategy.tell(outcome.trial.id, told)
-        self.note_time()
 
     def note_time(self) -> None:
         """Keep what is used of the budget, for a resume to go on from."""
@@ -207,7 +220,8 @@ class Study:
         return trial, State.from_flat(self.store.load_weights(result.weights))
 
     def update(self, phase: str, done: float, total: float) -> None:
-        """Tell the progress where the study is."""
+        """Tell the progress where the study is, and keep the time."""
+        self.note_time()
         archive = self.strategy.archive
         best = archive.front()
         self.progress.update(
@@ -264,7 +278,9 @@ class Study:
 
     def _title(self) -> list[str]:
         objectives = ", ".join(self.spec.objectives)
-        return [*self.data.report.lines(), f"objectives {objectives}; run folder {self.store.path}"]
+        limits = f"; limits {format_limits(self.spec.limits)}" if self.spec.limits else ""
+        aims = f"objectives {objectives}{limits}; budget {self.spec.budget}; run folder {self.store.path}"
+        return [*self.data.report.lines(), aims]
 
     def _cheap(self) -> list[Objective]:
         """Cheap objectives asked for, and those that every picture shows."""

@@ -85,6 +85,11 @@ def study(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 # select
 
 
+def test_select_does_not_recommend_a_file_that_is_gone(run: Path) -> None:
+    (run / "front" / "large.onnx").unlink()
+    assert "large.onnx is missing; write it anew with 'hwnas resume" in refused("select", run)
+
+
 def test_select_prints_best_cheaper_and_better(run: Path) -> None:
     result = hwnas("select", run, "--max", "latency=1ms", "--max", "params=200k")
     assert result.exit_code == 0

@@ -50,7 +50,7 @@ def test_a_limit_that_nothing_keeps_is_refused_with_the_smallest_value():
 
 
 def test_of_several_limits_those_that_are_broken_are_named():
-    with pytest.raises(LimitError, match=re.escape("params <= 10 and macs <= 1G; the smallest found (each by itself)")):
+    with pytest.raises(LimitError, match=re.escape("params <= 10, macs <= 1G; the smallest found (each by itself)")):
         starts_within(FOUR_NETWORKS, costs({"params": 10.0, "macs": 1e9}))
     with pytest.raises(LimitError, match=r"each by itself\): params 42, macs [\d.]+k?\. Raise"):
         starts_within(FOUR_NETWORKS, costs({"params": 10.0, "macs": 10.0}))

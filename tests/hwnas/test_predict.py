@@ -116,3 +116,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(pixel_model: tuple[Path, int]
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_what_is_no_model_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_text("not a network")
+    done = predict(tmp_path, "bad.onnx", "image.png")
+    assert done.returncode == 1
+    assert done.stderr.startswith("bad.onnx is not a model of hwnas's, or damaged: ")

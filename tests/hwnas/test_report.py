@@ -83,7 +83,7 @@ def test_points_of_front_and_references(manifest: Manifest) -> None:
     points = report.points(manifest)
     assert [point.kind for point in points] == ["front"] * 4 + ["reference"]
     assert points[0] == Point("front", 0.98, 2.0, 100_000, 10_000_000)
-    assert points[-1].label == "plain-s"
+    assert points[-1].label == "plain-s, 30 epochs"
 
 
 def coloured(path: Path, colour: str) -> int:

@@ -214,9 +214,12 @@ def test_weights_of_no_trial_say_so(store):
 
 def test_not_a_run_folder(tmp_path):
     with pytest.raises(
-        StoreError, match=rf"there is no folder {tmp_path}/nowhere\. Name one that 'hwnas search --out'"
+        StoreError, match=rf"{tmp_path}/nowhere does not exist\. Name a folder that 'hwnas search --out'"
     ):
         Store.open(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=rf"{tmp_path}/file is a file\. Name a folder"):
+        Store.open(tmp_path / "file")
     with pytest.raises(StoreError, match=rf"{tmp_path} is no run folder: it holds no study\.db"):
         Store.open(tmp_path)
 

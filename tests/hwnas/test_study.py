@@ -23,6 +23,7 @@ from PIL import Image
 from hwnas import manifest as manifests
 from hwnas import runfolder
 from hwnas.archive import Archive
+from hwnas.deaths import MOST_DEATHS, UNDER_WAY
 from hwnas.executor import Executor
 from hwnas.progress import Quiet
 from hwnas.spec import Spec
@@ -299,6 +300,30 @@ def test_a_finished_study_is_left_as_it_is(searched, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_lost_weights_are_named(searched, tmp_path):
+    out = copied(searched, tmp_path)
+    shutil.rmtree(out / "weights")
+    with pytest.raises(StoreError, match=r"\.safetensors is missing: the weights of .* were swept or lost"):
+        runfolder.resume(out, budget=1e6)
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
+def test_a_finished_study_whose_files_are_not_what_they_were_writes_them_anew(searched, tmp_path, harm):
+    out, notes = copied(searched, tmp_path), Notes()
+    file = out / "front" / manifests.read(out).models[0].file
+    harm(file)
+    runfolder.resume(out, notes)
+    assert any(note.startswith(f"the front is written anew: {file} is") for note in notes.all)
+    assert len(records(out)) == 8
+    verify(out)
+
+
+def test_more_threads_than_there_are_are_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(SpecError, match=r"threads is 20000, and this process may use \d+ cores; lower it"):
+        runfolder.search(short(threads=20000), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_smaller_budget_than_what_was_used_is_refused(searched, tmp_path):
     out = copied(searched, tmp_path)
     with pytest.raises(SpecError, match=r"budget is 1s for the whole study, but .* has used .* of it already"):
@@ -318,7 +343,7 @@ def test_moved_images_are_found_where_they_are_now(tmp_path):
     spec = short(**{"data.source": str(tmp_path / "images"), "budget.trainings": 2, "final.models": 1})
     out = runfolder.search(spec, tmp_path / "run")
     (tmp_path / "images").rename(tmp_path / "moved")
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"there is no folder .*images any more; say where the images are by --data"):
         runfolder.resume(out)
     runfolder.resume(out, data=str(tmp_path / "moved"))
     runfolder.resume(out)
@@ -400,9 +425,24 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(searched, tmp_path):
     assert found == expected
 
 
+def test_what_a_scheduler_sends_is_no_death(tmp_path):
+    """SIGTERM comes before SIGKILL, and there is time to stop as by Ctrl-C."""
+    (tmp_path / "spec.yaml").write_text(short(**{"budget.trainings": 1000}).dump())
+    program = [sys.executable, "-c", "from hwnas.cli import main; main()"]
+    command = [*program, "search", tmp_path / "spec.yaml", "--out", tmp_path / "run", "--quiet"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not told(tmp_path / "run"):
+            time.sleep(0.1)
+        process.terminate()
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "go on with: hwnas resume" in errors
+    assert not (tmp_path / "run" / UNDER_WAY).exists()
+
+
 def test_a_network_whose_training_kills_the_process_fails_and_costs_only_itself(tmp_path):
     out = tmp_path / "run"
-    for _ in range(2):
+    for _ in range(MOST_DEATHS):
         search = Search(short(), out, fatal=5)
         while search.next():
             pass
@@ -415,11 +455,11 @@ def test_a_network_whose_training_kills_the_process_fails_and_costs_only_itself(
     results = told(out)
     assert len(results) == 8
     assert {id: result.status for id, result in results.items() if result.status != "ok"} == {5: "failed"}
-    assert "the process died 2 times while it was trained" in results[5].reason
+    assert "the process died or was killed 3 times in it" in results[5].reason
     verify(out)
 
 
-def test_an_error_that_nobody_foresaw_fails_its_network_at_the_second_time(tmp_path, monkeypatch):
+def test_an_error_that_nobody_foresaw_fails_its_network_in_the_end(tmp_path, monkeypatch):
     real = Executor._start
 
     def start(self, trial):
@@ -429,7 +469,7 @@ def test_an_error_that_nobody_foresaw_fails_its_network_at_the_second_time(tmp_p
 
     monkeypatch.setattr(Executor, "_start", start)
     out = tmp_path / "run"
-    for goes_on in (lambda: runfolder.search(short(), out), lambda: runfolder.resume(out)):
+    for goes_on in (lambda: runfolder.search(short(), out), *[lambda: runfolder.resume(out)] * (MOST_DEATHS - 1)):
         with pytest.raises(ZeroDivisionError):
             goes_on()
     runfolder.resume(out)
