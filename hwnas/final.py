@@ -103,13 +103,16 @@ def train_all(
     ends = study.budget.elapsed + (rest.for_references if table is None else study.budget.left or 0.0)
     references, owed = [], 0.0
     for place, (reference, *_) in enumerate(timed):
-        if place not in rest.affordable:
-            study.progress.note(f"reference {reference.name} left out: there is no time for an epoch of it")
-            continue
-        study.update("references", place, len(timed))
-        most = rest.reference_epochs(place, ends - study.budget.elapsed - owed)
-        training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
-        record = _once(study, f"reference/{reference.name}", training, lambda reason: {"reason": reason})
+        name = f"reference/{reference.name}"
+        record = study.store.get(_end(study, name))
+        if record is None:
+            if place not in rest.affordable:
+                study.progress.note(f"reference {reference.name} left out: there is no time for an epoch of it")
+                continue
+            study.update("references", place, len(timed))
+            most = rest.reference_epochs(place, ends - study.budget.elapsed - owed)
+            training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
+            record = _once(study, name, training, lambda reason: {"reason": reason})
         if "reason" in record:
             study.progress.note(f"reference {reference.name} left out: {record['reason']}")
         else:
@@ -219,12 +222,17 @@ def _once(
         training: Makes the record.
         instead: Makes one of a reason, if the process has died in this training too often.
     """
-    name = f"end/{study.trainings}/{study.budget.seconds}/{name}"
+    name = _end(study, name)
     if study.store.get(name) is None:
         study.store.put(name, surviving(study.store, name, training, instead))
         study.note_time()
     record: dict[str, Any] = study.store.get(name)
     return record
+
+
+def _end(study: "Study", name: str) -> str:
+    """The name of what belongs to this end of the study."""
+    return f"end/{study.trainings}/{study.budget.seconds}/{name}"
 
 
 # Finalists ------------------------------------------------------------------------------------------------------------

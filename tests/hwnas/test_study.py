@@ -521,6 +521,11 @@ def test_a_budget_in_time_with_references(tmp_path):
     assert kinds == Counter(front=len(manifest.models), reference=len(manifest.references))
     with Store.open(out) as store:
         assert store.get("seconds used") >= manifest.wall_seconds - 0.1
+    (out / "front" / "manifest.json").unlink()
+    runfolder.resume(out)  # when no time is left
+    assert [(each.id, each.epochs) for each in verify(out).references] == [
+        (each.id, each.epochs) for each in manifest.references
+    ]
 
 
 def test_a_limit_that_nothing_can_meet_is_said_before_any_training(tmp_path):
