@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -111,9 +112,11 @@ def _torchvision(name: str, data: Data) -> Reference:
         images = torch.zeros(batch, *data.shape)
         model = module.cpu().eval()
         try:
-            program = torch.onnx.export(
-                model, (images,), input_names=["image"], output_names=["logits"], dynamo=True, verbose=False
-            )
+            with warnings.catch_warnings():  # that its own code is dated is no matter of the user's (torch 2.9 to 2.11)
+                warnings.simplefilter("ignore", FutureWarning)
+                program = torch.onnx.export(
+                    model, (images,), input_names=["image"], output_names=["logits"], dynamo=True, verbose=False
+                )
         except Exception as error:  # torch's exporter, and what it imports, raise errors of many kinds
             raise ExportError(f"torch cannot export {name}: {type(error).__name__}: {error}") from error
         assert program is not None
