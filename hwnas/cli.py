@@ -320,8 +320,47 @@ def check(
     print(found)
 
 
+@app.command()
+def predict(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="ONNX...", help="Networks, of any origin.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What networks take on the device of a table."""
+    from latency import LatencyTable
+
+    loaded = LatencyTable.load(table)
+    known = len(loaded.frame)
+    found = loaded.predict_many(_models(files))
+    if as_json:
+        rows = [
+            {
+                "file": str(file),
+                "latency_ms": latency.ms,
+                "low_ms": latency.low_ms,
+                "high_ms": latency.high_ms,
+                "kernels": latency.kernels,
+                "estimated_kernels": latency.estimated,
+            }
+            for file, latency in zip(files, found, strict=True)
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{table}: {loaded.header.deployment}, {len(loaded.frame) - known} of {len(loaded.frame)} kernels are new")
+    _console().print(report.prediction_table([str(file) for file in files], found))
+
+
 def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
     """Networks from files, or random plain ones: for ten classes of 32x32 colour images, of up to 128 channels."""
+    if files:
+        return _models(files)
+    from hwnas.sample import random_networks, untrained_models
+    from spaces.plain import PlainSpace
+
+    return untrained_models(random_networks(PlainSpace((3, 32, 32), classes=10, max_width=128), seed), batch)
+
+
+def _models(files: list[Path]) -> list["onnx.ModelProto"]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -335,12 +374,7 @@ def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto
             raise SpecError(f"{file} cannot be read with its weights: {error}") from error
         model.graph.name = file.stem
         models.append(model)
-    if models:
-        return models
-    from hwnas.sample import random_networks, untrained_models
-    from spaces.plain import PlainSpace
-
-    return untrained_models(random_networks(PlainSpace((3, 32, 32), classes=10, max_width=128), seed), batch)
+    return models
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from spaces.wholefile import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
+    from latency import Latency
+
 
 def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> None:
     """Write manifest, ``front.csv``, ``front.png`` and ``predict.py`` into a run folder.
@@ -144,6 +146,18 @@ def check_table(networks: "pd.DataFrame") -> Table:
             f"{row['error']:+.1%}",
             f"{row['noise']:.1%}",
         )
+    return grid
+
+
+def prediction_table(names: Sequence[str], latencies: "Sequence[Latency]") -> Table:
+    """Predicted latencies for a terminal."""
+    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    grid.add_column("network", no_wrap=True)
+    for header in ("kernels", "estimated", "predicted ms", "interval"):
+        grid.add_column(header, justify="right", no_wrap=True)
+    for name, latency in zip(names, latencies, strict=True):
+        interval = f"{latency.low_ms:.3g} to {latency.high_ms:.3g}"
+        grid.add_row(name, str(latency.kernels), str(latency.estimated), f"{latency.ms:.3g}", interval)
     return grid
 
 

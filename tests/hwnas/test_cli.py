@@ -22,6 +22,7 @@ from hwnas.cli import app
 from hwnas.manifest import Manifest
 from hwnas.progress import Progress, Quiet
 from hwnas.spec import Spec
+from latency import Deployment, LatencyTable, make_runtime
 
 DEVICE = "ort-cpu_test_t1_b1_fp32"
 
@@ -390,6 +391,34 @@ def test_profile_then_check(nets: list[Path], tmp_path: Path) -> None:
     assert checked.exit_code == 0, checked.output
     assert [line.split()[0] for line in checked.stdout.splitlines()[1:4]] == ["network", "net0", "net1"]
     assert "noise floor" in checked.stdout
+
+
+def test_predict_says_what_networks_take(nets: list[Path], tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    assert hwnas("profile", "-o", table, "--for", *nets).exit_code == 0
+    shown = hwnas("predict", table, *nets)
+    assert shown.exit_code == 0, shown.output
+    assert "0 of" in shown.stdout.splitlines()[0]
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == ["network", *map(str, nets)]
+    rows = json.loads(hwnas("predict", table, *nets, "--json").stdout)
+    for row, net in zip(rows, nets, strict=True):
+        assert row.keys() == {"file", "latency_ms", "low_ms", "high_ms", "kernels", "estimated_kernels"}
+        assert row["file"] == str(net)
+        assert 0 < row["low_ms"] <= row["latency_ms"] <= row["high_ms"]
+        assert row["kernels"] > row["estimated_kernels"] == 0
+
+
+def test_predict_measures_what_is_missing_here_and_says_where_to_measure_what_is_not(
+    nets: list[Path], tmp_path: Path
+) -> None:
+    table, board = tmp_path / "table.csv", tmp_path / "board.csv"
+    assert hwnas("profile", "-o", table, "--for", nets[0]).exit_code == 0
+    before = len(LatencyTable.load(table).frame)
+    assert hwnas("predict", table, nets[1]).exit_code == 0
+    assert len(LatencyTable.load(table).frame) > before
+    elsewhere = LatencyTable(make_runtime(Deployment("ort-cpu", "Board 1 neon")), board)
+    elsewhere.save()
+    assert "hwnas profile --runtime ort-cpu" in refused("predict", board, nets[0])
 
 
 def test_profile_and_check_refuse_what_they_cannot_read(nets: list[Path], tmp_path: Path) -> None:
