@@ -110,7 +110,7 @@ def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = 
         }
     )
     networks["error"] = networks["predicted_ms"] / networks["measured_ms"] - 1
-    networks["noise"] = [_noise(result.rounds) for result in measured]
+    networks["noise"] = [noise(result.rounds) for result in measured]
     result = summarise(networks)
     table.record(result)
     return CheckReport(result, networks)
@@ -153,7 +153,7 @@ def _interval(ratios: np.ndarray) -> tuple[float, float]:
     return min(UNCHECKED_LOW, float(ordered[0])), max(UNCHECKED_HIGH, float(ordered[-1]))
 
 
-def _noise(rounds: Sequence[float]) -> float:
+def noise(rounds: Sequence[float]) -> float:
     """How far apart the quiet latencies of the odd and of the even rounds are: the same network, measured twice."""
     first, second = min(rounds[0::2]), min(rounds[1::2])
     return 2 * abs(first - second) / (first + second)

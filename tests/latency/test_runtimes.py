@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -120,6 +121,17 @@ def test_the_order_of_an_adds_inputs_decides_what_fuses(net):
         return ort_cpu().lower(model)
 
     assert Counter(kernels(swapped=False)) != Counter(kernels(swapped=True))
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "inception_v1", "resnet50", "densenet121"])
+def test_networks_of_the_model_zoo_are_lowered(name):
+    """Files from before opset 10 that the onnx package brings along, without their weights' values."""
+    file = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+    if not file.exists():
+        pytest.skip(f"this onnx package has no {file.name}")
+    kernels = ort_cpu().lower(onnx.load(file))
+    assert sum(kernel.op == "Conv" for kernel in kernels) > 20
+    assert all(str(Kernel.parse(str(kernel))) == str(kernel) for kernel in kernels)
 
 
 def test_lowering_leaves_no_files(make_cnn, tmp_path, monkeypatch):
