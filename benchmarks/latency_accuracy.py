@@ -25,6 +25,7 @@ from hwnas.sample import random_networks, untrained_models
 from latency import Deployment, LatencyTable, make_runtime, measure_many, time_kernels
 from latency.profile import noise, summarise
 from latency.shapes import fix_batch, trace
+from objectives.cost import latency
 from spaces.plain import PlainSpace
 
 NAS_SEED = 100
@@ -96,6 +97,18 @@ def macs(runtime, model):
     return total
 
 
+def pricing(table):
+    """What a search waits for the latency of a network that it sees for the first time, its kernels being known."""
+    archs = [arch for space in SPACES.values() for arch in random_networks(space, NAS_SEED)]
+    objective, milliseconds = latency(table), []
+    for arch in archs:
+        began = time.perf_counter()
+        objective.estimate([arch])
+        milliseconds.append(1e3 * (time.perf_counter() - began))
+    middle, largest = np.median(milliseconds), max(milliseconds)
+    print(f"a network new to the search is priced in {middle:.1f} ms (median), {largest:.1f} ms at most")
+
+
 def judged(names, predicted, measured):
     """A check's numbers for one way to predict."""
     return summarise(
@@ -123,7 +136,7 @@ def run(group, models, options):
         print(f"{group}: {len(missing)} kernels, {1e3 * spent / len(missing):.0f} ms each")
     measured = measure_many(runtime, models, table.header.protocol, rounds=options.rounds)
     names = [model.graph.name for model in models]
-    ways = {"table": [latency.ms for latency in table.predict_many(models)]}
+    ways = {"table": [found.ms for found in table.predict_many(models)]}
     work = np.array([macs(runtime, model) for model in models])
     truth = np.array([one.quiet_ms for one in measured])
     ways["MACs"] = list(work * np.median(truth / work))
@@ -140,6 +153,8 @@ def run(group, models, options):
             f"{group:<12} {way:<10} {found.networks:>3} nets  MAPE {found.mape:6.1%}  within 5 % {found.within_5:4.0%}"
             f"  10 % {found.within_10:4.0%}  tau {found.kendall_tau:.3f}  noise floor {found.noise_floor:.1%}"
         )
+    if group == "nas":
+        pricing(table)
     if options.verbose:
         for name, predicted, one, kernels in zip(names, ways["table"], measured, lowered, strict=True):
             error = predicted / one.quiet_ms - 1

@@ -29,6 +29,8 @@ _WEIGHT_SETS = 16
 _NEAR_BYTES = 1 << 20
 _BLOCK_FLOATS = 1 << 23
 _LINE_FLOATS = CACHE_LINE // 4
+# Constants that decide what a kernel does are much smaller.
+_LARGE_BYTES = 4096
 # Old enough for every runtime we support; a kernel of ONNX's own operators brings its version along.
 _PLAIN_OPSET = 13
 _IR_VERSION = 8
@@ -64,14 +66,24 @@ class OrtCpu:
     def lower(self, model: onnx.ModelProto) -> list[Kernel]:
         """The kernels of the optimised graph, independent ones in any order, then the call.
 
+        The model may lack its weights (external ones that were not loaded): they do not decide which kernels run.
+
         Raises:
             LatencyError: If the network cannot be run, or an operator's shapes cannot be known.
         """
         with tempfile.TemporaryDirectory() as folder:
             options = self._options(optimise=True)
             options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+            # Apart from the graph, weights need not be read back.
+            aside = "session.optimized_model_external_initializers"
+            options.add_session_config_entry(f"{aside}_file_name", "weights")
+            options.add_session_config_entry(f"{aside}_min_size_in_bytes", str(_LARGE_BYTES))
+            absent = [each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+            if absent:
+                stand_ins = [ort.OrtValue.ortvalue_from_numpy(_ones(tuple(each.dims))) for each in absent]
+                options.add_external_initializers([each.name for each in absent], stand_ins)
             self._session(fix_batch(model, self.deployment.batch), options)
-            program = trace(onnx.load(options.optimized_model_filepath))
+            program = trace(onnx.load(options.optimized_model_filepath, load_external_data=False))
         call = Kernel(_CALL, tuple(program.inputs.values()), tuple(program.outputs.values()))
         return [*program.kernels, call]
 
@@ -232,6 +244,12 @@ def _elsewhere(name: str, operand: Operand) -> onnx.TensorProto:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="handed over")
     return tensor
+
+
+def _ones(shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 ones, as part of one block where they fit in."""
+    size = math.prod(shape)
+    return (_block()[:size] if size <= _BLOCK_FLOATS else np.ones(size, np.float32)).reshape(shape)
 
 
 @cache

@@ -7,7 +7,6 @@ from latency import LatencyTable
 from objectives.base import Estimate, Objective
 from spaces.arch import Arch
 from spaces.onnx import to_onnx
-from spaces.state import initial_state
 
 #: Activations are counted as float32.
 BYTES_PER_VALUE = 4
@@ -57,12 +56,12 @@ PEAK_MEMORY = Objective("peak_memory", _structural(peak_memory))
 def latency(table: LatencyTable) -> Objective:
     """Milliseconds for one batch, from a table of the target device; kernels it lacks are measured on the way.
 
-    Weights do not matter to a kernel's time, so the network is lowered with random ones.
+    Weights do not matter to a kernel's time, so the network is lowered without.
     """
 
     def estimate(archs: Sequence[Arch]) -> list[Estimate]:
         batch = table.runtime.deployment.batch
-        models = [to_onnx(arch, initial_state(arch).value, batch=batch) for arch in archs]
+        models = [to_onnx(arch, None, batch=batch) for arch in archs]
         return [Estimate(found.ms, found.low_ms, found.high_ms) for found in table.predict_many(models)]
 
     return Objective("latency", estimate)

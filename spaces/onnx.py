@@ -13,22 +13,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from spaces.arch import Arch, Node, canonicalise
+from spaces.arch import Arch, Node, canonicalise, rename
 from spaces.ops import EPSILON, Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Norm, Normalise, Pool
-from spaces.state import State, Tensors
+from spaces.state import Tensors
 
 #: The oldest operator set that has all we write, and a file version every runtime since 2022 reads.
 OPSET = 17
 IR_VERSION = 8
 
+#: What a model without weights still holds: constants of so few values may steer an operator.
+SMALL = 64
+
+#: Their value there; neither 0 nor 1, as adding the one or multiplying by the other may be optimised away.
+MADE_UP = 0.5
+
 Array = npt.NDArray[np.floating[Any]]
 
 
 def to_onnx(
-    arch: Arch, tensors: Tensors, *, batch: int | None = 1, metadata: Mapping[str, str] | None = None
+    arch: Arch, tensors: Tensors | None, *, batch: int | None = 1, metadata: Mapping[str, str] | None = None
 ) -> onnx.ModelProto:
     """The ONNX model of a network in evaluation mode.
 
@@ -36,16 +41,22 @@ def to_onnx(
 
     Args:
         arch: The network.
-        tensors: Its parameters and buffers (`State.best`).
+        tensors: Its parameters and buffers (`State.best`). None leaves weights out, for whoever asks what the graph
+            costs: constants of more than `SMALL` values are declared as external and are nowhere, the rest is made up.
         batch: Images at a time; None leaves it open.
         metadata: Written into the file as it is.
     """
-    # Without marks, branches alike but for their weights would stand in any order.
-    canonical, names = canonicalise(arch, lambda name: _bytes(tensors, arch, arch[name]))
-    tensors = State(tensors).renamed(names).value
-    graph = _Graph()
+    graph = _Graph(weightless=tensors is None)
+    if tensors is None:
+        canonical = arch.canonical()
+        values = {key: np.broadcast_to(np.float32(MADE_UP), param.shape) for key, param in canonical.params.items()}
+    else:
+        # Without marks, branches alike but for their weights would stand in any order.
+        arrays = {key: tensor.detach().numpy() for key, tensor in tensors.items()}
+        canonical, names = canonicalise(arch, lambda name: _bytes(arrays, arch, arch[name]))
+        values = {rename(names, key): array for key, array in arrays.items()}
     for node in canonical.nodes[1:]:
-        _write(graph, node, {short: tensors[f"{node.name}.{short}"] for short in _shorts(canonical, node)})
+        _write(graph, node, {short: values[f"{node.name}.{short}"] for short in _shorts(canonical, node)})
     graph.nodes[-1].output[0] = "logits"
     image = canonical.image
     n: int | str = "N" if batch is None else batch
@@ -69,19 +80,26 @@ def _shorts(arch: Arch, node: Node) -> list[str]:
     return list(node.op.params(arch.input_shapes(node.name)))
 
 
-def _bytes(tensors: Tensors, arch: Arch, node: Node) -> bytes:
-    return b"".join(tensors[f"{node.name}.{short}"].detach().numpy().tobytes() for short in _shorts(arch, node))
+def _bytes(arrays: Mapping[str, Array], arch: Arch, node: Node) -> bytes:
+    return b"".join(arrays[f"{node.name}.{short}"].tobytes() for short in _shorts(arch, node))
 
 
 @dataclass
 class _Graph:
     """Nodes and constants written so far. The value of node ``n3`` is called ``n3``, that of the first ``image``."""
 
+    weightless: bool
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
 
     def constant(self, name: str, value: Array) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
+        if self.weightless and value.size > SMALL:
+            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="nowhere")
+        else:
+            tensor = numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name)
+        self.constants.append(tensor)
         return name
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -99,10 +117,9 @@ class _Graph:
                 self.add("Mul", [source, self.add("Sigmoid", [source], f"{output}/sigmoid")], output)
 
 
-def _write(graph: _Graph, node: Node, own: Mapping[str, torch.Tensor]) -> None:
+def _write(graph: _Graph, node: Node, arrays: Mapping[str, Array]) -> None:
     name, op = node.name, node.op
     inputs = ["image" if source == "n0" else source for source in node.inputs]
-    arrays: dict[str, Array] = {short: tensor.detach().numpy() for short, tensor in own.items()}
     act = getattr(op, "act", None)
     before_act = f"{name}/sum" if act else name
     match op:

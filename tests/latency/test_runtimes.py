@@ -21,6 +21,9 @@ from latency.shapes import fix_batch, trace
 from latency.timing import Protocol, time_kernels
 from latency.torchcuda import TorchCuda
 from spaces.errors import LatencyError
+from spaces.onnx import to_onnx
+from spaces.plain import PlainSpace
+from tests.spaces.nets import trained
 
 
 def ort_cpu(batch=1):
@@ -132,6 +135,23 @@ def test_networks_of_the_model_zoo_are_lowered(name):
     kernels = ort_cpu().lower(onnx.load(file))
     assert sum(kernel.op == "Conv" for kernel in kernels) > 20
     assert all(str(Kernel.parse(str(kernel))) == str(kernel) for kernel in kernels)
+
+
+@pytest.mark.parametrize("space", [PlainSpace((3, 32, 32), 10), PlainSpace((1, 16, 16), 70, stages=2, width_step=4)])
+def test_weights_do_not_decide_which_kernels_run(make, space):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        arch = space.sample(rng)
+        found, expected = (Counter(map(str, make().lower(to_onnx(arch, each)))) for each in (None, trained(arch).value))
+        assert found == expected
+
+
+def test_a_constant_larger_than_the_block_need_not_be_there():
+    arch = PlainSpace((3, 8, 8), 10, stages=1, max_width=2048).plain([2048], [2])
+    assert max(np.prod(param.shape) for param in arch.params.values()) > 2**23
+    model = to_onnx(arch, None)
+    assert len(model.SerializeToString()) < 10_000
+    assert sum(kernel.op == "Conv" for kernel in ort_cpu().lower(model)) == 2
 
 
 def test_lowering_leaves_no_files(make_cnn, tmp_path, monkeypatch):
