@@ -11,27 +11,24 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
-from hwnas import advice, disk, progress, report
+from hwnas import advice, disk, latencycli, progress, report
 from hwnas import manifest as manifests
 from hwnas.export import copy_models
 from hwnas.quantities import parse_quantity
+from hwnas.sections import parse_budget
 from hwnas.selection import Percentile, select
-from hwnas.spec import Spec, parse_budget
+from hwnas.spec import Spec
 from hwnas.store import Store
 from spaces.errors import HwnasError, SpecError, StoreError
-
-if TYPE_CHECKING:
-    import onnx
 
 # What needs torch, ONNX Runtime or pandas is imported inside the commands: `hwnas --help` answers at once.
 
@@ -49,10 +46,6 @@ Max: TypeAlias = Annotated[
     ),
 ]
 Device: TypeAlias = Annotated[str | None, typer.Option(help="Which device latency means, where a run has several.")]
-For: TypeAlias = Annotated[
-    list[Path] | None, typer.Option("--for", metavar="ONNX...", help="Networks; default: random ones for 32x32 images.")
-]
-MoreFiles: TypeAlias = Annotated[list[Path] | None, typer.Argument(hidden=True)]  # so that --for takes many files
 
 
 class Commands(TyperGroup):
@@ -196,7 +189,7 @@ def default_folder(source: str) -> Path:
 
 def _show_run(run: Path) -> None:
     manifest = manifests.read(run)
-    out = _console()
+    out = report.console()
     out.print()
     out.print(report.table(manifest))
     out.print(f"\n{_count(len(manifest.models), 'model')} in {run / manifests.FRONT}; see also front.csv and front.png")
@@ -216,7 +209,7 @@ def front(run: Run, as_json: Annotated[bool, typer.Option("--json", help="The ma
     if as_json:
         print(manifest.model_dump_json(indent=2))
         return
-    out = _console()
+    out = report.console()
     out.print(report.table(manifest))
     if manifest.hypervolume is not None:
         out.print(f"\nhypervolume {manifest.hypervolume:.4f}")
@@ -239,8 +232,8 @@ def select_command(
     """
     selection = select(manifests.read(run), _limits(limits), device=device, percentile=_percentile(percentile))
     folder = manifests.path_in(run).parent
-    if selection.best is not None and not (file := folder / selection.best.model.file).is_file():
-        raise StoreError(f"{file} is missing; write it anew with 'hwnas resume {run}'")
+    if selection.best is not None and (problem := manifests.problem([selection.best.model], folder)):
+        raise StoreError(f"{problem}; write it anew with 'hwnas resume {run}'")
     if as_json:
         print(json.dumps(advice.to_json(selection, folder), indent=2))
     else:
@@ -275,115 +268,8 @@ def export(
 
 # Latency
 
-
-@app.command()
-def profile(
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="TABLE", help="CSV to make or extend.", show_default=False)
-    ],
-    files: For = None,
-    more: MoreFiles = None,
-    runtime: Annotated[str, typer.Option(help="ort-cpu or torch-cuda.")] = "ort-cpu",
-    threads: Annotated[int, typer.Option(help="Threads of one inference.")] = 1,
-    batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
-) -> None:
-    """Measure kernels on this machine, into a latency table."""
-    from latency import Deployment, make_runtime
-    from latency import profile as extend
-
-    deployment = Deployment.here(runtime, threads=threads, batch=batch)
-    models = _networks([*(files or []), *(more or [])], batch, seed=0)
-    with _kernel_bar() as advance:
-        table = extend(make_runtime(deployment), models, out, progress=advance)
-    print(f"{out}: {len(table.frame)} kernels of {deployment}")
-    print(f"Is it to be trusted?  hwnas check {shlex.quote(str(out))}")
-
-
-@app.command()
-def check(
-    table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="A latency table of this machine.", show_default=False)
-    ],
-    files: For = None,
-    more: MoreFiles = None,
-) -> None:
-    """Is a latency table to be trusted? Predicted against measured."""
-    from latency import LatencyTable
-    from latency import check as hold_against
-
-    loaded = LatencyTable.load(table)
-    deployment = loaded.header.deployment
-    print(f"{table}: {len(loaded.frame)} kernels of {deployment}")
-    # Not the seed of `profile`: a table is to be judged by networks that it was not built for.
-    found = hold_against(loaded, _networks([*(files or []), *(more or [])], deployment.batch, seed=1))
-    _console().print(report.check_table(found.networks))
-    print(found)
-
-
-@app.command()
-def predict(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table.", show_default=False)],
-    files: Annotated[list[Path], typer.Argument(metavar="ONNX...", help="Networks, of any origin.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """What networks take on the device of a table."""
-    from latency import LatencyTable
-
-    loaded = LatencyTable.load(table)
-    known = len(loaded.frame)
-    found = loaded.predict_many(_models(files))
-    if as_json:
-        rows = [
-            {
-                "file": str(file),
-                "latency_ms": latency.ms,
-                "low_ms": latency.low_ms,
-                "high_ms": latency.high_ms,
-                "kernels": latency.kernels,
-                "estimated_kernels": latency.estimated,
-            }
-            for file, latency in zip(files, found, strict=True)
-        ]
-        print(json.dumps(rows, indent=2))
-        return
-    print(f"{table}: {loaded.header.deployment}, {len(loaded.frame) - known} of {len(loaded.frame)} kernels are new")
-    _console().print(report.prediction_table([str(file) for file in files], found))
-
-
-def _networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
-    """Networks from files, or random plain ones: for ten classes of 32x32 colour images, of up to 128 channels."""
-    if files:
-        return _models(files)
-    from hwnas.sample import random_networks, untrained_models
-    from spaces.plain import PlainSpace
-
-    return untrained_models(random_networks(PlainSpace((3, 32, 32), classes=10, max_width=128), seed), batch)
-
-
-def _models(files: list[Path]) -> list["onnx.ModelProto"]:
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    models = []
-    for file in files:
-        try:
-            model = onnx.load(file)
-        except DecodeError as error:
-            raise SpecError(f"{file} is not an ONNX file: {error}") from error
-        except (onnx.checker.ValidationError, ValueError) as error:  # weights in a file beside it
-            raise SpecError(f"{file} cannot be read with its weights: {error}") from error
-        model.graph.name = file.stem
-        models.append(model)
-    return models
-
-
-@contextmanager
-def _kernel_bar() -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import Progress
-
-    with Progress(console=progress.LastingConsole(stderr=True), transient=True) as bar:
-        task = bar.add_task("kernels", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+for _command in (latencycli.profile, latencycli.check, latencycli.predict):
+    app.command()(_command)
 
 
 # Reading options, printing
@@ -422,8 +308,3 @@ def _count(number: int, noun: str) -> str:
 
 def _complain(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _console() -> Console:
-    """Standard output; as wide as a table needs where nobody looks at it."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)

@@ -20,7 +20,7 @@ def copy_models(manifest: Manifest, source: Path, target: Path) -> None:
         raise SpecError("the front is empty, so there is nothing to export: no model was trained to the end")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SpecError(f"{target} is not an empty folder; name a new one")
-    if problem := manifests.problem(manifest, source):
+    if problem := manifests.problem(manifest.models, source):
         raise StoreError(f"{problem}; restore it from a copy, or write it anew with 'hwnas resume'")
     target.mkdir(parents=True, exist_ok=True)
     for model in manifest.models:

@@ -160,7 +160,7 @@ def _timetable(
     tests += [_seconds_to_test_file(arch, data, study.deployment) for arch in archs]
     checks = REPORT_SECONDS + OWN_SECONDS * len(archs) + sum(tests)
     trained = zip(chosen, finalists, strict=True)
-    earlier = statistics.median(entry.result.info["epochs"] * seconds for entry, seconds in trained)
+    earlier = statistics.median(entry.epochs * seconds for entry, seconds in trained)
     references, reference_checks = [epoch for _, epoch, _ in timed], [check for *_, check in timed]
     return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier)
 

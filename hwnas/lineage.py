@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from hwnas.archive import Entry
 from hwnas.executor import calibration_images
 from hwnas.trial import Result, Trial
 from spaces.morphisms import move_from_json
@@ -27,7 +28,7 @@ def lineage(id: int, record: Callable[[int], tuple[Trial, Result | None]], space
         moves = list(trial.moves)
         if trial.init == "parent" and trial.parent is not None:
             moves = _moves(trial, record(trial.parent)[0], space)
-        epochs = trial.fidelity_to if result is None else result.info.get("epochs", trial.fidelity_to)
+        epochs = trial.fidelity_to if result is None else Entry(trial, result).epochs
         steps.append({"trial": trial.id, "init": trial.init, "seed": trial.seed, "moves": moves, "epochs": epochs})
         following = trial.parent
     return [{"genotype": trial.genotype, **steps[-1]}, *reversed(steps[:-1])]

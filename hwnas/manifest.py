@@ -6,6 +6,7 @@ bytes, and a number that is not known is null.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +188,9 @@ def read(folder: Path) -> Manifest:
         ) from error
 
 
-def problem(manifest: Manifest, folder: Path) -> str | None:
+def problem(models: Iterable[Model], folder: Path) -> str | None:
     """Which of the models' files in `folder` is missing, or is not the one that was verified; None if all are."""
-    for model in manifest.models:
+    for model in models:
         file = folder / model.file
         if not file.is_file():
             return f"{file} is missing"

@@ -1,10 +1,12 @@
 """What a finished run shows, all read off the manifest: the table, ``front.csv`` and ``front.png``."""
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -149,15 +151,20 @@ def check_table(networks: "pd.DataFrame") -> Table:
     return grid
 
 
+def console() -> Console:
+    """Standard output; as wide as a table needs where nobody looks at it."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
 def prediction_table(names: Sequence[str], latencies: "Sequence[Latency]") -> Table:
     """Predicted latencies for a terminal."""
     grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
     grid.add_column("network", no_wrap=True)
-    for header in ("kernels", "estimated", "predicted ms", "interval"):
+    for header in ("kernels", "predicted ms", "interval"):
         grid.add_column(header, justify="right", no_wrap=True)
     for name, latency in zip(names, latencies, strict=True):
         interval = f"{latency.low_ms:.3g} to {latency.high_ms:.3g}"
-        grid.add_row(name, str(latency.kernels), str(latency.estimated), f"{latency.ms:.3g}", interval)
+        grid.add_row(name, str(latency.kernels), f"{latency.ms:.3g}", interval)
     return grid
 
 

@@ -141,6 +141,28 @@ class BudgetSection(Section):
         return " or ".join([*time, *trainings])
 
 
+def parse_budget(text: str | float) -> BudgetSection:
+    """What `--budget` means: a bare whole number counts trainings, anything else is a duration.
+
+    Raises:
+        SpecError: it is neither.
+
+    >>> parse_budget("200")
+    BudgetSection(time=None, trainings=200)
+    >>> parse_budget("30m")
+    BudgetSection(time=1800.0, trainings=None)
+    """
+    number = str(text).strip()
+    try:
+        if number.isdecimal():
+            return BudgetSection(trainings=int(number))
+        return BudgetSection(time=parse_duration(text))
+    except (SpecError, ValueError):
+        raise SpecError(
+            f"budget is {text!r}; write a duration such as 30m, or a number of trainings such as 200"
+        ) from None
+
+
 class SearchSection(Section):
     """How candidates are proposed and how long they train; see `hwnas.lemonade.Lemonade`.
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_serializer, field_validator, 
 from hwnas import yamlfile
 from hwnas.hints import did_you_mean
 from hwnas.problems import sentences
-from hwnas.quantities import OBJECTIVES, format_quantity, parse_duration, parse_quantity
+from hwnas.quantities import OBJECTIVES, format_quantity, parse_quantity
 from hwnas.sections import (
     BudgetSection,
     DataSection,
@@ -25,6 +25,7 @@ from hwnas.sections import (
     Section,
     SpaceSection,
     TrainingSection,
+    parse_budget,
 )
 from spaces.errors import SpecError
 
@@ -33,28 +34,6 @@ if TYPE_CHECKING:
 
 #: Data sets whose mirror images are other characters, or none.
 _DIGITS_AND_LETTERS = ("digits", "mnist", "kmnist", "svhn")
-
-
-def parse_budget(text: str | float) -> BudgetSection:
-    """What `--budget` means: a bare whole number counts trainings, anything else is a duration.
-
-    Raises:
-        SpecError: it is neither.
-
-    >>> parse_budget("200")
-    BudgetSection(time=None, trainings=200)
-    >>> parse_budget("30m")
-    BudgetSection(time=1800.0, trainings=None)
-    """
-    number = str(text).strip()
-    try:
-        if number.isdecimal():
-            return BudgetSection(trainings=int(number))
-        return BudgetSection(time=parse_duration(text))
-    except (SpecError, ValueError):
-        raise SpecError(
-            f"budget is {text!r}; write a duration such as 30m, or a number of trainings such as 200"
-        ) from None
 
 
 class Spec(Section):

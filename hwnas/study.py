@@ -151,7 +151,7 @@ class Study:
     def _front_is_whole(self) -> bool:
         folder = self.store.path / manifests.FRONT
         try:
-            problem = manifests.problem(manifests.read(folder), folder)
+            problem = manifests.problem(manifests.read(folder).models, folder)
         except StoreError as error:
             problem = str(error)
         if problem:

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
-from hwnas import cli
+from hwnas import latencycli
 from hwnas import manifest as manifests
 from hwnas.cli import app
 from hwnas.manifest import Manifest
@@ -441,7 +441,7 @@ def test_profile_and_check_refuse_what_they_cannot_read(nets: list[Path], tmp_pa
 
 def test_random_networks_differ_between_profile_and_check() -> None:
     built, held_out = (
-        {model.graph.SerializeToString() for model in cli._networks([], batch=1, seed=seed)} for seed in (0, 1)
+        {model.graph.SerializeToString() for model in latencycli.networks([], batch=1, seed=seed)} for seed in (0, 1)
     )
     assert len(built) == len(held_out) == 20
     assert not built & held_out

@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from hwnas.lemonade import Lemonade
-from hwnas.spec import Spec, parse_budget
+from hwnas.sections import parse_budget
+from hwnas.spec import Spec
 from latency.deployment import Deployment
 from objectives.data import load_data
 from objectives.recipe import Recipe

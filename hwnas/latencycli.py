@@ -1,0 +1,128 @@
+"""The commands on latency tables: build one, ask whether it is to be trusted, predict networks."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from hwnas import progress, report
+from spaces.errors import SpecError
+
+if TYPE_CHECKING:
+    import onnx
+
+For: TypeAlias = Annotated[
+    list[Path] | None, typer.Option("--for", metavar="ONNX...", help="Networks; default: random ones for 32x32 images.")
+]
+MoreFiles: TypeAlias = Annotated[list[Path] | None, typer.Argument(hidden=True)]  # so that --for takes many files
+
+
+def profile(
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="TABLE", help="CSV to make or extend.", show_default=False)
+    ],
+    files: For = None,
+    more: MoreFiles = None,
+    runtime: Annotated[str, typer.Option(help="ort-cpu or torch-cuda.")] = "ort-cpu",
+    threads: Annotated[int, typer.Option(help="Threads of one inference.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
+) -> None:
+    """Measure kernels on this machine, into a latency table."""
+    from latency import Deployment, make_runtime
+    from latency import profile as extend
+
+    deployment = Deployment.here(runtime, threads=threads, batch=batch)
+    models = networks([*(files or []), *(more or [])], batch, seed=0)
+    with _kernel_bar() as advance:
+        table = extend(make_runtime(deployment), models, out, progress=advance)
+    print(f"{out}: {len(table.frame)} kernels of {deployment}")
+    print(f"Is it to be trusted?  hwnas check {shlex.quote(str(out))}")
+
+
+def check(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A latency table of this machine.", show_default=False)
+    ],
+    files: For = None,
+    more: MoreFiles = None,
+) -> None:
+    """Is a latency table to be trusted? Predicted against measured."""
+    from latency import LatencyTable
+    from latency import check as hold_against
+
+    loaded = LatencyTable.load(table)
+    deployment = loaded.header.deployment
+    print(f"{table}: {len(loaded.frame)} kernels of {deployment}")
+    # Not the seed of `profile`: a table is to be judged by networks that it was not built for.
+    found = hold_against(loaded, networks([*(files or []), *(more or [])], deployment.batch, seed=1))
+    report.console().print(report.check_table(found.networks))
+    print(found)
+
+
+def predict(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="ONNX...", help="Networks, of any origin.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What networks take on the device of a table."""
+    from latency import LatencyTable
+
+    loaded = LatencyTable.load(table)
+    known = len(loaded.frame)
+    found = loaded.predict_many(_read(files))
+    if as_json:
+        rows = [
+            {
+                "file": str(file),
+                "latency_ms": latency.ms,
+                "low_ms": latency.low_ms,
+                "high_ms": latency.high_ms,
+                "kernels": latency.kernels,
+                "estimated_kernels": latency.estimated,
+            }
+            for file, latency in zip(files, found, strict=True)
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{table}: {loaded.header.deployment}, {len(loaded.frame) - known} of {len(loaded.frame)} kernels are new")
+    report.console().print(report.prediction_table([str(file) for file in files], found))
+
+
+def networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
+    """Networks from files, or random plain ones: for ten classes of 32x32 colour images, of up to 128 channels."""
+    if files:
+        return _read(files)
+    from hwnas.sample import random_networks, untrained_models
+    from spaces.plain import PlainSpace
+
+    return untrained_models(random_networks(PlainSpace((3, 32, 32), classes=10, max_width=128), seed), batch)
+
+
+def _read(files: list[Path]) -> list["onnx.ModelProto"]:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    models = []
+    for file in files:
+        try:
+            model = onnx.load(file)
+        except DecodeError as error:
+            raise SpecError(f"{file} is not an ONNX file: {error}") from error
+        except (onnx.checker.ValidationError, ValueError) as error:  # weights in a file beside it
+            raise SpecError(f"{file} cannot be read with its weights: {error}") from error
+        model.graph.name = file.stem
+        models.append(model)
+    return models
+
+
+@contextmanager
+def _kernel_bar() -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=progress.LastingConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task("kernels", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
