@@ -127,7 +127,7 @@ def run(group, models, options):
     """Profile, measure and predict a group; its rows."""
     runtime = make_runtime(Deployment.here(threads=options.threads))
     table = LatencyTable.open(runtime, options.out / f"{group}-t{options.threads}.csv")
-    lowered = [runtime.lower(model) for model in models]
+    lowered = [runtime.lower(model).kernels for model in models]
     missing = table.missing(kernel for kernels in lowered for kernel in kernels)
     began = time.perf_counter()
     table.extend(missing)

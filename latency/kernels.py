@@ -33,7 +33,6 @@ _DTYPES = {
     "u8": TensorProto.UINT8,
     "bool": TensorProto.BOOL,
 }
-CACHE_LINE = 64
 _FLOATS = {"f32", "f16", "bf16", "f64"}
 _DTYPE_NAMES: dict[int, str] = {number: name for name, number in _DTYPES.items()}
 _DOMAINS = {"ms": "com.microsoft", "nchwc": "com.microsoft.nchwc"}
@@ -78,13 +77,11 @@ class Operand:
         """Data to time a kernel with: the values where they matter, else ones.
 
         Ones, because they keep every operator within its range and never decay into denormal numbers, which some
-        processors handle a hundred times slower. At the start of a cache line, because runtimes allocate so, and
-        elsewhere a depthwise convolution takes a tenth longer.
+        processors handle a hundred times slower.
         """
-        array = aligned_ones(math.prod(self.shape), self.numpy_type).reshape(self.shape)
-        if self.values is not None:
-            array[...] = np.array(self.values, self.numpy_type).reshape(self.shape)
-        return array
+        if self.values is None:
+            return np.ones(self.shape, self.numpy_type)
+        return np.array(self.values, self.numpy_type).reshape(self.shape)
 
     def __str__(self) -> str:
         parts = ["w"] if self.constant else []
@@ -190,19 +187,6 @@ class Kernel:
     def constants(self) -> dict[int, Operand]:
         """The inputs that are part of the network, by position."""
         return {i: operand for i, operand in enumerate(self.inputs) if operand and operand.constant}
-
-
-def aligned_ones(size: int, dtype: np.dtype[np.generic]) -> np.ndarray:
-    """A vector of ones that starts at the start of a cache line.
-
-    >>> aligned_ones(5, np.dtype(np.float32)).ctypes.data % 64
-    0
-    """
-    memory = np.empty(size * dtype.itemsize + CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE
-    ones = memory[start : start + size * dtype.itemsize].view(dtype)
-    ones[:] = 1
-    return ones
 
 
 def make_kernel(node: onnx.NodeProto, version: int, inputs: tuple[Operand | None, ...]) -> Kernel:

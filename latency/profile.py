@@ -65,7 +65,7 @@ def profile(
         LatencyError: If a network cannot be lowered or a kernel not be timed.
     """
     table = LatencyTable.open(runtime, path, protocol)
-    table.extend((kernel for model in models for kernel in runtime.lower(model)), progress)
+    table.extend((kernel for model in models for kernel in runtime.lower(model).kernels), progress)
     return table
 
 
@@ -91,7 +91,7 @@ def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = 
         )
     if rounds < 2:
         raise LatencyError(f"rounds={rounds}, but the noise floor compares odd rounds with even ones: take at least 2")
-    models = list({frozenset(Counter(table.runtime.lower(model)).items()): model for model in models}.values())
+    models = list({frozenset(Counter(table.runtime.lower(model).kernels).items()): model for model in models}.values())
     if len(models) < 2:
         raise LatencyError(f"a check needs at least 2 different networks, not {len(models)}; name more of them")
     predicted, protocol = table.predict_many(models), table.header.protocol

@@ -1,13 +1,16 @@
 """Runtimes: what lowers a network to its kernels, and runs kernels and networks against the clock."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import onnx
 
 from latency.deployment import Deployment
 from latency.kernels import Kernel
+from latency.memory import Memory
 from latency.ortcpu import OrtCpu
-from latency.timing import Stopwatch
+from latency.run_bundle import Stopwatch
+from latency.shapes import Program
 
 
 class Runtime(Protocol):
@@ -26,7 +29,7 @@ class Runtime(Protocol):
         """Whether the deployment's device is this machine's, so that kernels can be timed."""
         ...
 
-    def lower(self, model: onnx.ModelProto) -> list[Kernel]:
+    def lower(self, model: onnx.ModelProto) -> Program:
         """The kernels that the runtime executes for one inference, in an order in which it may execute them.
 
         Raises:
@@ -40,6 +43,22 @@ class Runtime(Protocol):
         Raises:
             LatencyError: If the runtime refuses the kernel.
         """
+        ...
+
+    def cold(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[float]:
+        """What kernels take longer, in microseconds, when their weights come from memory.
+
+        Args:
+            kernels: What to measure.
+            near_us: What each takes as ``kernel`` times it.
+
+        Raises:
+            LatencyError: If the runtime refuses a kernel.
+        """
+        ...
+
+    def memory(self) -> Memory | None:
+        """How far weights are that have not been used for a while; None where that makes no difference."""
         ...
 
     def network(self, model: onnx.ModelProto) -> Stopwatch:

@@ -69,6 +69,28 @@ class Program:
         """The kernels without their places."""
         return [step.kernel for step in self.steps]
 
+    @property
+    def footprint(self) -> int:
+        """Bytes that pass through the caches between two uses of the same weight: about one inference's.
+
+        All weights, and the memory that activations take turns in: what is alive at most, and as much again, since a
+        tensor is written where an earlier one lay and not where the last one did.
+        """
+        weights: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for i, step in enumerate(self.steps):
+            weights |= {step.inputs[j]: operand.nbytes for j, operand in step.kernel.constants.items()}
+            last |= dict.fromkeys((*step.inputs, *step.outputs), i)
+        alive, most = {name: operand.nbytes for name, operand in self.inputs.items()}, 0
+        for i, step in enumerate(self.steps):
+            written = zip(step.outputs, step.kernel.outputs, strict=True)
+            alive |= {name: operand.nbytes for name, operand in written if operand}
+            most = max(most, sum(alive.values()))
+            for name in {*step.inputs, *step.outputs}:
+                if last[name] == i:
+                    alive.pop(name, None)
+        return sum(weights.values()) + 2 * most
+
 
 def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """The model with its free first dimensions set to ``batch``; itself when there is nothing free.

@@ -16,12 +16,14 @@ from filelock import FileLock
 from latency.deployment import usable_cores
 from latency.kernels import Kernel
 from latency.runtimes import Runtime, make_runtime
-from latency.tablefile import Check, Header, make_frame, read, snapshot, write
+from latency.shapes import Program
+from latency.tablefile import FORMAT, Check, Header, make_frame, read, snapshot, write
 from latency.timing import Protocol, time_kernels
+from latency.workload import near_bytes
 from spaces.errors import MissingKernel, TableError
 
-# Measured / predicted where nothing was checked. What a table leaves out, weights that come from memory most of all,
-# makes networks slower than their kernels more often than faster.
+# Measured / predicted where nothing was checked. What a table leaves out makes networks slower than their kernels more
+# often than faster.
 UNCHECKED_LOW, UNCHECKED_HIGH = 0.85, 1.5
 # The file is written after so many kernels, so that a process that is killed loses a few seconds' work.
 _BATCH = 200
@@ -68,7 +70,7 @@ class LatencyTable:
         note: Is told if the shared table cannot be used.
         header: What all rows have in common.
         frame: The rows, indexed by kernel (as text): ``median_us`` and ``min_us`` of the passes, ``spread`` ((largest -
-            smallest) / median), ``passes``, and ``cold_us``, reserved for what weights from main memory add.
+            smallest) / median), ``passes``, and ``cold_us``, what weights add that come from main memory.
     """
 
     def __init__(self, runtime: Runtime, path: Path, protocol: Protocol | None = None) -> None:
@@ -115,7 +117,7 @@ class LatencyTable:
                 note(f"the shared latency table {shared} is not used: {error}")
                 return table
             if not begun:
-                table.header = replace(table.header, protocol=common.header.protocol)
+                table.header = replace(table.header, protocol=common.header.protocol, memory=common.header.memory)
             if common.header.protocol == table.header.protocol:
                 table.shared = common
         return table
@@ -149,9 +151,9 @@ class LatencyTable:
             MissingKernel: If a kernel is missing and the device is not here; the message has the command to run there.
             LatencyError: If a network cannot be lowered.
         """
-        lowered = [self.runtime.lower(model) for model in models]
-        self.extend(kernel for kernels in lowered for kernel in kernels)
-        return [self._sum(kernels) for kernels in lowered]
+        programs = [self.runtime.lower(model) for model in models]
+        self.extend(kernel for program in programs for kernel in program.kernels)
+        return [self._sum(program) for program in programs]
 
     def missing(self, kernels: Iterable[Kernel]) -> list[Kernel]:
         """Those kernels that the table lacks, each once."""
@@ -179,17 +181,17 @@ class LatencyTable:
                 f"the table {self.path} lacks {len(missing)} kernels, the first being '{missing[0]}'. It is of "
                 f"{self.header.deployment}, which this machine is not. Run there: {self._profile_command(self.path)}"
             )
+        if missing and self.header.memory is None:
+            self.header = replace(self.header, memory=self.runtime.memory())
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
             timings = time_kernels(self.runtime, batch, self.header.protocol)
-            self._keep(
-                make_frame(
-                    {
-                        str(kernel): (timing.median_us, timing.min_us, timing.spread, timing.passes, np.nan)
-                        for kernel, timing in zip(batch, timings, strict=True)
-                    }
-                )
-            )
+            cold = self.runtime.cold(batch, [timing.min_us for timing in timings])
+            rows = {
+                str(kernel): (timing.median_us, timing.min_us, timing.spread, timing.passes, round(far, 3))
+                for kernel, timing, far in zip(batch, timings, cold, strict=True)
+            }
+            self._keep(make_frame(rows))
             if progress:
                 progress(start + len(batch), len(missing))
         return len(missing)
@@ -204,6 +206,8 @@ class LatencyTable:
         except TableError as error:  # the folder cannot be written, say: this table is what counts
             self.note(f"the shared latency table is not used any more: {error}")
             self.shared = None
+        if self.header.memory is None:
+            self.header = replace(self.header, memory=shared.header.memory)
         self._keep(shared.frame.loc[shared.frame.index.intersection([str(kernel) for kernel in missing])])
         if self.shared is None:
             self.extend(missing, progress)
@@ -233,16 +237,23 @@ class LatencyTable:
         self._snapshot = None
         self.save()
 
-    def _sum(self, kernels: Sequence[Kernel]) -> Latency:
+    def _sum(self, program: Program) -> Latency:
         # Sorted, because a runtime orders independent kernels as it likes, and sums of floats depend on the order.
-        counts = dict(sorted(Counter(map(str, kernels)).items()))
+        counts = dict(sorted(Counter(program.kernels).items(), key=lambda entry: str(entry[0])))
         repeats = np.fromiter(counts.values(), float)
-        least, middle = repeats @ self.frame.loc[list(counts), ["min_us", "median_us"]].to_numpy() / 1e3
+        rows = self.frame.loc[[str(kernel) for kernel in counts], ["min_us", "median_us", "cold_us"]].to_numpy() / 1e3
+        least, middle = repeats @ rows[:, :2] + repeats @ (rows[:, 2] * self._far(counts, program.footprint))
         if check := self.header.check:
             low, high = least * min(1.0, check.low), least * max(1.0, check.high)
         else:
             low, high = least * UNCHECKED_LOW, middle * UNCHECKED_HIGH
-        return Latency(float(least), float(low), float(high), len(kernels), estimated=0, table=self.snapshot())
+        return Latency(float(least), float(low), float(high), len(program.steps), estimated=0, table=self.snapshot())
+
+    def _far(self, kernels: Iterable[Kernel], footprint: int) -> np.ndarray:
+        """The share of ``cold_us`` that each kernel pays in a network of that footprint."""
+        memory = self.header.memory
+        shares = [memory.beyond(footprint, near_bytes(kernel)) if memory else 0.0 for kernel in kernels]
+        return np.array(shares)
 
     def _keep(self, rows: pd.DataFrame) -> None:
         """Write the file with new rows; known ones go before those of the file, and the file's before the new ones."""
@@ -279,7 +290,8 @@ class LatencyTable:
             )
         checks = [self.header.check, header.check]  # of the same second, ours is the new one
         latest = max((check for check in checks if check), key=lambda check: check.date, default=None)
-        self.header, self._snapshot = replace(header, check=latest), None
+        memory = self.header.memory or header.memory
+        self.header, self._snapshot = replace(header, check=latest, memory=memory), None
         self._add(rows)
 
     def _profile_command(self, path: Path) -> str:
@@ -292,7 +304,7 @@ class LatencyTable:
 
 def cache_path(runtime: Runtime) -> Path:
     """Where a runtime's table lies unless a file is named: a version of the runtime has a file of its own."""
-    folder = platformdirs.user_cache_path("hwnas") / "latency"
+    folder = platformdirs.user_cache_path("hwnas") / "latency" / f"format-{FORMAT}"
     return folder / f"{runtime.deployment.key}_{runtime.version.replace(' ', '-')}.csv"
 
 

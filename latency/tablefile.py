@@ -2,13 +2,13 @@
 
 ::
 
-    # hwnas latency table, format 1
+    # hwnas latency table, format 2
     # runtime: ort-cpu
     # device: Intel Xeon model 85 avx512
     # ...
     # snapshot: 5f0c1f9a7f6e2d11
     kernel,median_us,min_us,spread,passes,cold_us
-    Relu@14 1x16x32x32 -> 1x16x32x32,1.93,1.87,0.061,3,
+    Relu@14 1x16x32x32 -> 1x16x32x32,1.93,1.87,0.061,3,0.0
 
 The snapshot is a hash of everything else, so that a file that was cut short or edited is told from a whole one.
 """
@@ -24,11 +24,13 @@ import numpy as np
 import pandas as pd
 
 from latency.deployment import Deployment
+from latency.memory import Memory
 from latency.timing import Protocol
 from spaces.errors import SpecError, TableError
 from spaces.wholefile import write_whole
 
-_TITLE = "# hwnas latency table, format 1"
+FORMAT = 2
+_TITLE = f"# hwnas latency table, format {FORMAT}"
 _TYPES = {"median_us": float, "min_us": float, "spread": float, "passes": int, "cold_us": float}
 
 
@@ -69,6 +71,7 @@ class Header:
         cores: Cores that the measuring process could use.
         created: When the table was begun, in ISO format.
         protocol: How the kernels were timed.
+        memory: How far weights are on the device, None where that was not measured or makes no difference.
         check: The last comparison with whole networks, None if there was none. It rests on those networks and on the
             rows they needed; rows that come later leave it as it is.
     """
@@ -78,13 +81,14 @@ class Header:
     cores: int
     created: str
     protocol: Protocol
+    memory: Memory | None = None
     check: Check | None = None
 
 
 def make_frame(rows: dict[str, tuple[float, float, float, int, float]]) -> pd.DataFrame:
     """Rows of a table, by kernel: median_us, min_us, spread, passes, cold_us.
 
-    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, float("nan"))}).loc["Relu@14 1x8 -> 1x8", "min_us"]
+    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, 0.0)}).loc["Relu@14 1x8 -> 1x8", "min_us"]
     np.float64(1.9)
     """
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_TYPES)).astype(_TYPES)
@@ -116,7 +120,10 @@ def read(path: Path) -> tuple[Header, pd.DataFrame]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"cannot read the latency table {path}: {error}; build one with hwnas profile") from error
-    if not text.startswith(_TITLE + "\n"):
+    title, _, _ = text.partition("\n")
+    if title != _TITLE and title.startswith(_TITLE.rpartition(" ")[0]):
+        raise TableError(f"{path} is a latency table of another version of hwnas ({title}); build it again")
+    if title != _TITLE:
         raise TableError(f"{path} is not a latency table: its first line is not '{_TITLE}'; name another file")
     head, mark, rest = text.partition("# snapshot: ")
     stored, _, body = rest.partition("\n")
@@ -138,6 +145,7 @@ def _header_text(header: Header) -> str:
         "cores": header.cores,
         "created": header.created,
         "protocol": json.dumps(asdict(header.protocol)),
+        "memory": json.dumps(header.memory and asdict(header.memory)),
         "check": json.dumps(header.check and asdict(header.check), allow_nan=False),
     }
     return "".join(f"{line}\n" for line in (_TITLE, *(f"# {name}: {value}" for name, value in entries.items())))
@@ -147,13 +155,14 @@ def _parse_header(text: str) -> Header:
     entries = dict(line.removeprefix("# ").split(": ", 1) for line in text.splitlines()[1:])
     kinds: dict[str, type] = {"threads": int, "batch": int}
     deployment = {field.name: kinds.get(field.name, str)(entries[field.name]) for field in fields(Deployment)}
-    check = json.loads(entries["check"])
+    memory, check = json.loads(entries["memory"]), json.loads(entries["check"])
     return Header(
         Deployment(**deployment),
         entries["version"],
         int(entries["cores"]),
         entries["created"],
         Protocol(**json.loads(entries["protocol"])),
+        memory and Memory(tuple(memory["mb"]), tuple(memory["share"])),
         check and Check(**check),
     )
 
@@ -168,8 +177,9 @@ def _parse_body(text: str) -> pd.DataFrame:
     if list(frame.columns) != list(_TYPES) or not frame.index.is_unique:
         raise ValueError(f"columns must be kernel, {', '.join(_TYPES)}, and each kernel may stand there once")
     times = frame[["median_us", "min_us"]].to_numpy()
-    if not (np.isfinite(times).all() and (times > 0).all()):
-        raise ValueError("a kernel's time must be a number above 0")
+    cold = frame["cold_us"].to_numpy()
+    if not (np.isfinite(times).all() and (times > 0).all() and np.isfinite(cold).all() and (cold >= 0).all()):
+        raise ValueError("a kernel's time must be a number above 0, and what cold weights add none below 0")
     return frame
 
 

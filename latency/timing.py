@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING
 import onnx
 
 from latency.kernels import Kernel
+from latency.run_bundle import ATTEMPTS, Stopwatch, kernel_seconds, repeat, warm
 from spaces.errors import LatencyError, SpecError
 
 if TYPE_CHECKING:
     from latency.runtimes import Runtime
-
-Stopwatch = Callable[[], float]
-"""Does its work once and returns the seconds it took; the clock stops after the device has finished."""
-
-# What no clock resolves: less is noise, or a kernel that did not run.
-_CLOCK_STEP = 1e-9
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,7 @@ class Protocol:
 
     Attributes:
         passes: Passes over all the work.
-        span_ms: The K copies together should take about this long.
-        most_copies: Upper bound on K, for kernels that take next to nothing.
+        span_ms: The K copies together take at most so long, if two of them do; K is at most 64.
         kernel_ms: Time given to a kernel in a pass.
         network_ms: Time given to a whole network in a pass.
 
@@ -46,7 +39,6 @@ class Protocol:
 
     passes: int = 3
     span_ms: float = 1.0
-    most_copies: int = 64
     kernel_ms: float = 6.0
     network_ms: float = 30.0
 
@@ -150,40 +142,14 @@ def clock(work: Callable[[], object]) -> Stopwatch:
     return seconds
 
 
-def repeat(budget_ms: float, *stopwatches: Stopwatch, least: int = 5, most: int = 200) -> list[list[float]]:
-    """Run stopwatches in turn until the time is used up.
-
-    Returns:
-        Seconds of every run, per stopwatch.
-    """
-    results: list[list[float]] = [[] for _ in stopwatches]
-    end = time.perf_counter() + budget_ms / 1e3
-    while len(results[0]) < least or (time.perf_counter() < end and len(results[0]) < most):
-        for stopwatch, result in zip(stopwatches, results, strict=True):
-            result.append(stopwatch())
-    return results
-
-
-def warm(stopwatch: Stopwatch, budget_ms: float) -> float:
-    """Run a stopwatch until caches, clock rates and allocators have settled; return the fastest run in seconds."""
-    return min(repeat(budget_ms, stopwatch, least=2)[0])
-
-
 def _kernel_seconds(runtime: "Runtime", kernel: Kernel, protocol: Protocol) -> float:
-    for _ in range(_ATTEMPTS):
-        single = runtime.kernel(kernel, 1)
-        once = max(_CLOCK_STEP, warm(single, 0))
-        copies = int(min(protocol.most_copies, max(2, protocol.span_ms / 1e3 / once)))
-        several = runtime.kernel(kernel, 1 + copies)
-        several()
-        alone, together = repeat(protocol.kernel_ms, single, several, least=3, most=40)
-        seconds = (min(together) - min(alone)) / copies
-        if seconds >= _CLOCK_STEP:  # which NaN is not
-            return seconds
-    raise LatencyError(
-        f"'{kernel}' could not be timed: {1 + copies} of it took no longer than one, in {_ATTEMPTS} attempts; "
-        "try again when the machine is quieter"
-    )
+    seconds = kernel_seconds(lambda copies: runtime.kernel(kernel, copies), protocol.span_ms, protocol.kernel_ms)
+    if seconds is None:
+        raise LatencyError(
+            f"'{kernel}' could not be timed: more of it takes no longer than one, in {ATTEMPTS} attempts; "
+            "try again when the machine is quieter"
+        )
+    return seconds
 
 
 def _timing(seconds: Sequence[float]) -> Timing:

@@ -1,6 +1,6 @@
 """PyTorch on a GPU, eager."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from latency.deployment import Deployment, gpu, processor
 from latency.eager import EagerNetwork, torch_function
 from latency.kernels import Kernel, Operand
-from latency.shapes import fix_batch, trace
-from latency.timing import Stopwatch, clock
+from latency.run_bundle import Stopwatch
+from latency.shapes import Program, fix_batch, trace
+from latency.timing import clock
 from spaces.errors import LatencyError
 
 
@@ -39,13 +40,13 @@ class TorchCuda:
             return self.deployment.device == processor()
         return torch.cuda.is_available() and self.deployment.device == gpu()
 
-    def lower(self, model: onnx.ModelProto) -> list[Kernel]:
+    def lower(self, model: onnx.ModelProto) -> Program:
         """The network's operators in order: eager PyTorch fuses none.
 
         Raises:
             LatencyError: If an operator's shapes cannot be known.
         """
-        return trace(fix_batch(model, self.deployment.batch)).kernels
+        return trace(fix_batch(model, self.deployment.batch))
 
     def kernel(self, kernel: Kernel, copies: int) -> Stopwatch:
         """Prepare to time so many runs of an operator in a row on the same tensors.
@@ -62,6 +63,13 @@ class TorchCuda:
                 function(*inputs)
 
         return self._clock(work, str(kernel))
+
+    def cold(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[float]:
+        """Nothing: weights are met in the GPU's memory or in its last-level cache, as they are in a network."""
+        return [0.0] * len(kernels)
+
+    def memory(self) -> None:
+        """Not known, and not needed."""
 
     def network(self, model: onnx.ModelProto) -> Stopwatch:
         """Prepare to time one inference, operator by operator.

@@ -1,6 +1,6 @@
 """Small networks, and a runtime whose kernels take exactly what a test says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latency.deployment import Deployment
 from latency.kernels import Kernel
-from latency.shapes import fix_batch, trace
-from latency.timing import Stopwatch
+from latency.memory import Memory
+from latency.run_bundle import Stopwatch
+from latency.shapes import Program, fix_batch, trace
 
 
 class Net:
@@ -82,19 +83,27 @@ class ScriptedRuntime:
     version: str = "scripted 1.0"
     here: bool = True
     seconds: Callable[[Kernel], float] = lambda kernel: 1e-6 * len(str(kernel))
+    far: Callable[[Kernel], float] = lambda kernel: 0.0
+    near_and_far: Memory | None = None
     asked: list[str] = field(default_factory=list)
 
-    def lower(self, model: onnx.ModelProto) -> list[Kernel]:
-        return trace(fix_batch(model, self.deployment.batch)).kernels
+    def lower(self, model: onnx.ModelProto) -> Program:
+        return trace(fix_batch(model, self.deployment.batch))
 
     def kernel(self, kernel: Kernel, copies: int) -> Stopwatch:
         self.asked.append(kernel.op)
         total = 5e-6 + copies * self.seconds(kernel)
         return lambda: total
 
+    def cold(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[float]:
+        return [1e6 * self.far(kernel) for kernel in kernels]
+
+    def memory(self) -> Memory | None:
+        return self.near_and_far
+
     def network(self, model: onnx.ModelProto) -> Stopwatch:
         self.asked.append(model.graph.name)
-        total = 5e-6 + sum(self.seconds(kernel) for kernel in self.lower(model))
+        total = 5e-6 + sum(self.seconds(kernel) for kernel in self.lower(model).kernels)
         return lambda: total
 
 

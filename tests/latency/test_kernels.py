@@ -80,11 +80,6 @@ def test_arrays_hold_the_values_that_steer_and_ones_elsewhere():
     assert plain.dtype == np.float16
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 7, 7), (1,), (33, 17), ()])
-def test_arrays_start_at_a_cache_line(shape):
-    assert Operand(shape).array().ctypes.data % 64 == 0
-
-
 def only_kernel(op, *, inputs, opset=17, **attributes) -> Kernel:
     """The kernel of a one-node network of a float image [1, 4, 8, 8] and constants."""
     names = ["image", *("" if value is None else f"w{i}" for i, value in enumerate(inputs))]

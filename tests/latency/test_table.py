@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 import latency
 from latency.deployment import Deployment
 from latency.kernels import Kernel
+from latency.memory import MB, Memory
 from latency.ortcpu import OrtCpu
 from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, cache_path
 from latency.tablefile import Check, read, write
 from latency.timing import Protocol
+from latency.workload import near_bytes
 from spaces.errors import LatencyError, MissingKernel, TableError
 
 QUICK = Protocol(passes=3, kernel_ms=0.01)
@@ -34,11 +37,43 @@ def table(scripted, tmp_path):
 
 def test_a_network_takes_the_sum_of_its_kernels(table, make_cnn):
     model = make_cnn(8, 16)
-    kernels = table.runtime.lower(model)
+    kernels = table.runtime.lower(model).kernels
     latency = table.predict(model)
     assert latency.ms == pytest.approx(1e3 * sum(table.runtime.seconds(kernel) for kernel in kernels))
     assert (latency.kernels, latency.estimated, latency.table) == (len(kernels), 0, table.snapshot())
     assert len(table.frame) == len(set(kernels)) < len(kernels)
+
+
+def test_weights_from_further_away_take_longer(scripted, tmp_path, make_cnn):
+    """What that adds is measured per kernel; the footprint of the network decides how much of it is paid."""
+    weighty = scripted(far=lambda kernel: 1e-5 if kernel.constants else 0.0, near_and_far=Memory((1, 1e3), (0.5, 1.0)))
+    plain, cold = (
+        LatencyTable.open(each, tmp_path / name, QUICK) for each, name in ((scripted(), "a"), (weighty, "b"))
+    )
+    model = make_cnn(8, 16)
+    weights = sum(1 for kernel in weighty.lower(model).kernels if kernel.constants)
+    # The kernels were timed as near as in this small network, at a share of a half: nothing is beyond it.
+    assert cold.predict(model).ms == pytest.approx(plain.predict(model).ms)
+    cold.header = replace(cold.header, memory=Memory((1e-6, 2e-6), (0.0, 1.0)))
+    near = [near_bytes(kernel) for kernel in weighty.lower(model).kernels if kernel.constants]
+    assert max(near) > 2  # timed beyond all caches already
+    assert cold.predict(model).ms == pytest.approx(plain.predict(model).ms)
+    cold.header = replace(cold.header, memory=Memory((max(near) / MB, 1.1 * max(near) / MB), (0.0, 1.0)))
+    assert weighty.lower(model).footprint > 1.1 * max(near)
+    assert cold.predict(model).ms == pytest.approx(plain.predict(model).ms + 1e-2 * weights)
+
+
+def test_the_memory_is_measured_once_and_kept(scripted, tmp_path):
+    memory = Memory((1, 4), (0.0, 1.0))
+    table = LatencyTable.open(scripted(near_and_far=memory), tmp_path / "table.csv", QUICK)
+    table.extend([RELU])
+    table.runtime.near_and_far = Memory((1, 4), (0.0, 0.5))
+    table.extend([SIGMOID])
+    assert table.header.memory == memory
+    study = LatencyTable.open(table.runtime, tmp_path / "study.csv", QUICK, shared=table.path)
+    study.extend([RELU, TANH])
+    assert study.header.memory == memory
+    assert LatencyTable.open(table.runtime, study.path).header.memory == memory
 
 
 def test_many_networks_are_measured_together_and_predicted_from_one_snapshot(table, make_cnn):
@@ -160,7 +195,7 @@ def test_the_file_can_be_read_by_people(table):
     table.extend([SIGMOID, RELU])
     lines = table.path.read_text().splitlines()
     assert lines[:7] == [
-        "# hwnas latency table, format 1",
+        "# hwnas latency table, format 2",
         "# runtime: ort-cpu",
         "# device: Scripted 1 neon",
         "# threads: 1",
@@ -170,8 +205,8 @@ def test_the_file_can_be_read_by_people(table):
     ]
     assert lines[-3:] == [
         "kernel,median_us,min_us,spread,passes,cold_us",
-        "Relu@13 1x8 -> 1x8,2.0,2.0,0.0,3,",
-        "Sigmoid@13 1x8 -> 1x8,2.0,2.0,0.0,3,",
+        "Relu@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0",
+        "Sigmoid@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0",
     ]
 
 
@@ -363,12 +398,15 @@ def test_the_later_of_two_checks_stays(scripted, tmp_path):
 
 WRITER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from latency.deployment import Deployment
 from latency.kernels import Kernel
+from latency.memory import MB, Memory
 from latency.ortcpu import OrtCpu
 from latency.table import LatencyTable
 from latency.timing import Protocol
+from latency.workload import near_bytes
 
 path, first = Path(sys.argv[1]), int(sys.argv[2])
 table = LatencyTable.open(OrtCpu(Deployment.here()), path, Protocol(passes=1, kernel_ms=0.1))
@@ -576,7 +614,7 @@ def test_the_default_file_is_keyed_by_deployment_and_version(monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = cache_path(scripted())
     assert path.name == "ort-cpu_scripted-1-neon_t1_b1_fp32_scripted-1.0.csv"
-    assert path.parent.name == "latency"
+    assert path.parent.parts[-2:] == ("latency", "format-2")
     assert LatencyTable.open(scripted()).path == path
     assert cache_path(scripted(version="scripted 2.0")) != path
 

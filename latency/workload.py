@@ -1,0 +1,223 @@
+"""`Workload`: a model to put on the clock, without its weights; and how one is made of kernels."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import helper, numpy_helper
+
+from latency.kernels import Kernel, Operand
+from latency.memory import MB
+from latency.run_bundle import BLOCK_BYTES, CACHE_LINE
+
+CALL = "Call"
+"""The kernel that stands for what a call of the runtime costs beside its kernels."""
+
+NEAR_BYTES = MB
+"""Weights of a kernel up to so many bytes are timed as near as in a small network."""
+
+PROBED_MB = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""What the weights of a probe take turns within, in units of 2**20 bytes."""
+
+# The second-level cache holds them, the first-level one does not.
+_NEAR_SETS = 16
+# Weights too large to be near are timed as they take turns within what a last-level cache holds.
+_MIDDLE_BYTES = 8 * MB
+# A session of kernels whose weights come from memory: these may take up the start of the block, the rest of which is
+# read before they are; and not many kernels, since one that fails takes the others with it.
+_COLD_BYTES = BLOCK_BYTES // 4
+_COLD_KERNELS = 100
+_COLD_ACTIVATIONS = 256 * MB
+# Old enough for every runtime we support; a kernel of ONNX's own operators brings its version along.
+_PLAIN_OPSET = 13
+_IR_VERSION = 8
+_BLOCK_FLOATS = BLOCK_BYTES // 4
+_LINE_FLOATS = CACHE_LINE // 4
+_PROBE_NODES = 32
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model to time.
+
+    Attributes:
+        model: The model; the weights that are not in it are external ones.
+        weights: For each of those its name, where in the block of weights it starts (in floats), and its shape.
+    """
+
+    model: onnx.ModelProto
+    weights: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+
+
+class _Writer:
+    """Collects nodes, and weights one behind the other in the block."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.weights: list[tuple[str, int, tuple[int, ...]]] = []
+        self.inputs: dict[str, Operand] = {}
+        self.opsets = {"": _PLAIN_OPSET}
+        self._used = 0
+
+    def kernel(self, kernel: Kernel, name: str, prefix: str, turn: int) -> None:
+        """Add a run of a kernel: with its own inputs, and with the weights of one turn."""
+        self.opsets[kernel.domain] = kernel.version if kernel.domain else max(kernel.version, self.opsets[""])
+        read = []
+        for i, operand in enumerate(kernel.inputs):
+            constant = operand is not None and operand.constant
+            read.append(f"{prefix}i{i}_{turn}" if constant else f"{prefix}i{i}" if operand else "")
+        written = [f"{prefix}o{i}_{name}" if operand else "" for i, operand in enumerate(kernel.outputs)]
+        attributes: dict[str, Any] = dict(kernel.attributes)
+        self.nodes.append(
+            helper.make_node(kernel.op, read, written, name=f"{prefix}{name}", domain=kernel.domain, **attributes)
+        )
+
+    def operands(self, kernel: Kernel, prefix: str, turns: int) -> None:
+        """Add what a kernel reads: its inputs once, its weights so many times."""
+        self.inputs |= {f"{prefix}i{i}": operand for i, operand in kernel.activations.items()}
+        for turn, (i, operand) in itertools.product(range(turns), kernel.constants.items()):
+            self.weight(f"{prefix}i{i}_{turn}", operand)
+
+    def weight(self, name: str, operand: Operand) -> None:
+        if operand.values is not None or operand.dtype != "f32":
+            self.tensors.append(numpy_helper.from_array(operand.array(), name))
+            return
+        size = math.prod(operand.shape)
+        self._used = self._used if self._used + size <= _BLOCK_FLOATS else 0
+        self.weights.append((name, self._used, operand.shape))
+        self.tensors.append(elsewhere(name, operand))
+        self._used += size + -size % _LINE_FLOATS
+
+    def done(self, outputs: dict[str, Operand]) -> Workload:
+        graph = helper.make_graph(self.nodes, "kernel", _values(self.inputs), _values(outputs), self.tensors)
+        imports = [helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
+        return Workload(model, tuple(self.weights))
+
+
+def copies(kernel: Kernel, count: int, turns: int | None = None) -> Workload:
+    """So many copies of a kernel side by side, the first one's first output being the result.
+
+    Tensors are as near as in a network. What a kernel reads was written just before: all copies share one input. What
+    it writes goes where an earlier kernel's output has been given back: each copy takes the buffer of the one before.
+    Weights are met once per inference: the copies take turns with several sets of them.
+
+    Args:
+        kernel: The kernel.
+        count: How many copies.
+        turns: With how many sets of weights; None for as many as are near.
+    """
+    writer, turns = _Writer(), min(count, turns or near_sets(kernel))
+    writer.operands(kernel, "", turns)
+    for copy in range(count):
+        writer.kernel(kernel, str(copy), "", copy % turns)
+    return writer.done({f"o{i}_0": operand for i, operand in enumerate(kernel.outputs) if operand})
+
+
+def call(kernel: Kernel) -> Workload:
+    """A network that does nothing, with the inputs and outputs of a real one."""
+    writer = _Writer()
+    writer.inputs = {f"i{i}": operand for i, operand in kernel.activations.items()}
+    outputs = {f"o{i}": operand for i, operand in enumerate(kernel.outputs) if operand}
+    writer.nodes = [helper.make_node("Identity", [f"ready_{name}"], [name]) for name in outputs]
+    writer.tensors = [numpy_helper.from_array(operand.array(), f"ready_{name}") for name, operand in outputs.items()]
+    return writer.done(outputs)
+
+
+def near_sets(kernel: Kernel) -> int:
+    """With how many sets of its weights a kernel is timed."""
+    size = weight_bytes(kernel)
+    if size == 0:
+        return 1
+    return min(_NEAR_SETS, NEAR_BYTES // size) if size <= NEAR_BYTES else -(-_MIDDLE_BYTES // size)
+
+
+def near_bytes(kernel: Kernel) -> int:
+    """Bytes that are read between two uses of the same weights as a kernel is timed."""
+    return near_sets(kernel) * weight_bytes(kernel)
+
+
+def weight_bytes(kernel: Kernel) -> int:
+    """Bytes of a kernel's weights."""
+    return sum(operand.nbytes for operand in kernel.constants.values())
+
+
+def far(kernel: Kernel) -> tuple[Workload, int]:
+    """A kernel with weights that come from memory: copies that take turns within the whole block; and how many."""
+    turns = max(1, BLOCK_BYTES // weight_bytes(kernel))
+    return copies(kernel, turns, turns), turns
+
+
+def composites(kernels: Sequence[Kernel]) -> Iterator[tuple[list[Kernel], Workload]]:
+    """Kernels side by side, each of them four times, as ``run_bundle.cold_us`` reads them, in sessions of some each.
+
+    What is read first is the whole block, so that the weights of all kernels come from memory.
+    """
+    groups: dict[int, list[Kernel]] = {}
+    for kernel in kernels:  # a session has one version of ONNX's own operators
+        groups.setdefault(0 if kernel.domain else kernel.version, []).append(kernel)
+    for group in groups.values():
+        for part in _parts(group):
+            writer = _Writer()
+            for number, kernel in enumerate(part):
+                writer.operands(kernel, f"{number}_", 2)
+                for name, turn in (("other", 1), ("same0", 0), ("same1", 0), ("more", 1)):
+                    writer.kernel(kernel, name, f"{number}_", turn)
+            block = Operand((_BLOCK_FLOATS,), constant=True)
+            writer.weights.append(("block", 0, block.shape))
+            writer.tensors.append(elsewhere("block", block))
+            writer.nodes.append(helper.make_node("ReduceMax", ["block"], ["largest"], "block", keepdims=0))
+            yield part, writer.done({"largest": Operand(())})
+
+
+def probe_network(batch: int) -> onnx.ModelProto:
+    """A network of two convolutions with weights of a quarter of a megabyte each, and little else to read."""
+    shapes = {"w0": (128, 64, 3, 3), "w1": (512, 128, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w0"], ["middle"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["middle", "w1"], ["result"]),
+    ]
+    tensors = [elsewhere(name, Operand(shape, constant=True)) for name, shape in shapes.items()]
+    inputs, outputs = _values({"image": Operand((batch, 64, 4, 4))}), _values({"result": Operand((batch, 512, 4, 4))})
+    graph = helper.make_graph(nodes, "probe", inputs, outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _PLAIN_OPSET)], ir_version=_IR_VERSION)
+
+
+def probes(kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel, float, int, Workload]]:
+    """Kernels whose weights take turns within so many bytes: kernel, those in units of 2**20, nodes, and the model."""
+    for kernel, mb in itertools.product(kernels, PROBED_MB):
+        turns = max(1, int(mb * MB) // weight_bytes(kernel))
+        nodes = turns * max(1, _PROBE_NODES // turns)
+        yield kernel, mb, nodes, copies(kernel, nodes, turns)
+
+
+def elsewhere(name: str, operand: Operand) -> onnx.TensorProto:
+    """A weight whose numbers are handed to the session, not written into the model."""
+    tensor = onnx.TensorProto(name=name, data_type=operand.proto_type, dims=operand.shape)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="handed over")
+    return tensor
+
+
+def _parts(kernels: Iterable[Kernel]) -> Iterator[list[Kernel]]:
+    part: list[Kernel] = []
+    weights = activations = 0
+    for kernel in kernels:
+        more = 2 * weight_bytes(kernel)
+        flow = sum(operand.nbytes for operand in kernel.activations.values())
+        full = weights + more > _COLD_BYTES or activations + flow > _COLD_ACTIVATIONS or len(part) == _COLD_KERNELS
+        if part and full:
+            yield part
+            part, weights, activations = [], 0, 0
+        part.append(kernel)
+        weights, activations = weights + more, activations + flow
+    if part:
+        yield part
+
+
+def _values(operands: dict[str, Operand]) -> list[onnx.ValueInfoProto]:
+    return [helper.make_tensor_value_info(name, op.proto_type, op.shape) for name, op in operands.items()]

@@ -1,0 +1,91 @@
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from latency import workload
+from latency.kernels import Kernel
+from latency.run_bundle import BLOCK_BYTES, block, cold_us, ones
+
+CONV = "Conv@11 1x8x4x4 w:8x8x3x3 w:8 -> 1x8x4x4 pads=1x1x1x1"
+RELU = "Relu@14 1x8 -> 1x8"
+
+
+def kernel(line):
+    return Kernel.parse(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "sets"),
+    [
+        (CONV, 16),
+        ("Gemm@13 1x250 w:300x250 -> 1x300 transB=1", 3),  # together they fit in the second-level cache
+        ("Gemm@13 1x512 w:1000x512 -> 1x1000 transB=1", 5),  # even one does not; a last-level cache holds these
+        ("Gemm@13 1x4096 w:4096x4096 -> 1x4096 transB=1", 1),
+        (RELU, 0),
+    ],
+)
+def test_copies_take_turns_with_several_sets_of_weights(line, sets):
+    work = workload.copies(kernel(line), 20)
+    nodes = work.model.graph.node
+    assert len({name for node in nodes for name in node.input[1:2]}) == sets
+    assert len({node.input[0] for node in nodes}) == 1
+    assert len({node.output[0] for node in nodes}) == 20
+    assert workload.near_bytes(kernel(line)) == sets * workload.weight_bytes(kernel(line))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 7, 7), (1,), (33, 17), ()])
+def test_what_is_fed_starts_at_a_cache_line(shape):
+    array = ones(shape, "f4")
+    assert array.ctypes.data % 64 == 0
+    assert (array.shape, array.dtype, array.sum()) == (shape, "float32", array.size)
+
+
+def test_no_two_sets_of_weights_are_equal():
+    """A session would keep one of them only, and it would be near."""
+    work = workload.copies(kernel("Gemm@13 1x250 w:300x250 -> 1x300 transB=1"), 20)
+    stretches = {block()[start : start + shape[0] * shape[1]].tobytes() for _, start, shape in work.weights}
+    assert len(stretches) == len(work.weights) == 3
+
+
+def test_far_weights_take_turns_within_the_whole_block():
+    work, turns = workload.far(kernel("Gemm@13 1x512 w:1000x512 -> 1x1000 transB=1"))
+    assert turns == len(work.model.graph.node) == len(work.weights) == BLOCK_BYTES // (4 * 512_000)
+    starts = sorted(start for _, start, _ in work.weights)
+    assert all(later - earlier >= 512_000 for earlier, later in pairwise(starts))
+
+
+def test_composites_hold_every_kernel_four_times():
+    lines = [CONV, *(f"Gemm@13 1x{n} w:10x{n} -> 1x10 transB=1" for n in range(1, 150))]
+    kernels = [kernel(line) for line in lines]
+    parts = list(workload.composites(kernels))
+    assert [each for part, _ in parts for each in part] == kernels
+    assert [len(part) for part, _ in parts] == [1, 100, 49]  # one version of ONNX's operators in a session
+    for part, work in parts:
+        *nodes, last = work.model.graph.node
+        assert last.op_type == "ReduceMax"
+        copies = Counter(node.name.partition("_")[0] for node in nodes)
+        assert copies == {str(number): 4 for number in range(len(part))}
+
+
+def test_composites_leave_most_of_the_block_to_be_read_before():
+    kernels = [kernel(f"Gemm@13 1x512 w:{500 + n}x512 -> 1x{500 + n} transB=1") for n in range(60)]
+    for _, work in workload.composites(kernels):
+        weights = [4 * (start + shape[0] * shape[1]) for name, start, shape in work.weights if name != "block"]
+        assert max(weights) <= BLOCK_BYTES // 4
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_cold_is_told_from_warm_in_either_direction(monkeypatch, step):
+    listed = ["0_other", "0_same0", "0_same1", "0_more", "1_other", "1_same0", "1_same1", "1_more", "block"]
+    order = listed[::step]
+    first = {"0_same0", "1_same0"} if step == 1 else {"0_same1", "1_same1"}
+    found = {name: [9.0, 30.0, 9.0] if name in first else [4.0, 4.0, 30.0] for name in order}
+    monkeypatch.setattr("latency.run_bundle.node_us", lambda *_: found)
+    assert cold_us(b"", [], 1) == {"0": 5.0, "1": 5.0}
+
+
+def test_kernels_that_run_in_disorder_are_not_judged(monkeypatch):
+    order = ["0_same0", "1_same0", "0_same1", "1_same1", "0_other", "1_other", "0_more", "1_more"]
+    monkeypatch.setattr("latency.run_bundle.node_us", lambda *_: {name: [1.0, 1.0] for name in order})
+    assert cold_us(b"", [], 1) is None
