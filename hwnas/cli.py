@@ -268,7 +268,7 @@ def export(
 
 # Latency
 
-for _command in (latencycli.profile, latencycli.check, latencycli.predict):
+for _command in (latencycli.profile, latencycli.check, latencycli.predict, latencycli.bundle, latencycli.unbundle):
     app.command()(_command)
 
 

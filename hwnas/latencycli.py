@@ -92,6 +92,53 @@ def predict(
     report.console().print(report.prediction_table([str(file) for file in files], found))
 
 
+def bundle(
+    out: Annotated[Path, typer.Argument(metavar="BUNDLE.zip", help="The file to make.", show_default=False)],
+    files: For = None,
+    more: MoreFiles = None,
+    threads: Annotated[int, typer.Option(help="Threads of one inference on the device.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
+) -> None:
+    """Pack what a device without hwnas needs to measure its latency table."""
+    from latency.bundle import pack
+
+    named = [*(files or []), *(more or [])]
+    wanted = networks(named, batch, seed=0)
+    # Networks of another seed are measured whole, to judge the table by; named ones are judged by themselves.
+    pack(out, [] if named else wanted, wanted if named else networks([], batch, seed=1), threads=threads, batch=batch)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB. On the device, in an empty folder:")
+    print(f"  unzip {shlex.quote(out.name)} && python run_bundle.py        needs onnxruntime and numpy")
+    print("and back here:  hwnas unbundle result.zip -o TABLE.csv")
+
+
+def unbundle(
+    result: Annotated[Path, typer.Argument(metavar="RESULT.zip", help="What came back.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="TABLE", help="CSV to make or extend.", show_default=False)
+    ],
+) -> None:
+    """Read what came back: make the bundle of the second trip, or the latency table."""
+    from latency.bundle import pack_kernels, read, table_of
+
+    trip = read(result)
+    console = report.console()
+    for warning in trip.warnings:
+        print(f"Beware: {warning}")
+    if trip.number == 1:
+        second = out.with_name(f"{out.stem}-kernels.zip")
+        kernels = pack_kernels(second, trip)
+        size = second.stat().st_size / 1e6
+        print(f"{second}: {kernels} kernels of {trip.deployment}, {size:.1f} MB. There, in an empty")
+        print(f"folder:  unzip {shlex.quote(second.name)} && python run_bundle.py")
+        print(f"and back here:  hwnas unbundle result.zip -o {shlex.quote(str(out))}")
+        return
+    table, check = table_of(trip, out)
+    print(f"{out}: {len(table.frame)} kernels of {table.header.deployment}, {table.header.version}")
+    if check:
+        console.print(report.check_table(check.networks))
+        print(check)
+
+
 def networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
     """Networks from files, or random plain ones: for ten classes of 32x32 colour images, of up to 128 channels."""
     if files:

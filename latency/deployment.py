@@ -1,12 +1,13 @@
 """Where a network runs: the runtime, the device and the settings that decide its latency."""
 
 import os
-import platform
 import re
-import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from latency.run_bundle import device_facts
 from spaces.errors import LatencyError, SpecError
 
 RUNTIMES = ("ort-cpu", "torch-cuda")
@@ -79,6 +80,23 @@ class Deployment:
         return f"{self.runtime} on {self.device} ({threads}, batch {self.batch}, {self.precision})"
 
 
+@dataclass(frozen=True)
+class Bundled:
+    """A runtime elsewhere that was measured by a bundle, and how its graphs can be had from another one.
+
+    Attributes:
+        version: The runtime's name and version there.
+        by: The runtime, as name and version, that made the same of every network of the bundle; empty if none did.
+        level: With which optimisations: ``"all"``, or ``"extended"`` for all but layouts that suit the processor.
+        instructions: On a processor with this instruction set.
+    """
+
+    version: str
+    by: str = ""
+    level: str = ""
+    instructions: str = ""
+
+
 def usable_cores() -> int:
     """Cores this process may use, which in a container are fewer than the machine has.
 
@@ -115,13 +133,23 @@ def gpu() -> str:
 
 def processor() -> str:
     """Name of this machine's processor and its widest vector instruction set."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        return describe_processor(cpuinfo.read_text(errors="replace"), platform.machine())
-    if platform.system() == "Darwin":
-        brand = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True)
-        return f"{brand.stdout.strip()} {platform.machine()}"
-    return f"{platform.processor() or 'processor'} {platform.machine()}"
+    return name_processor(device_facts())
+
+
+def name_processor(facts: Mapping[str, Any]) -> str:
+    """The same from what ``run_bundle.device_facts`` found, here or on another device."""
+    if facts["cpuinfo"]:
+        return describe_processor(facts["cpuinfo"], facts["machine"])
+    return f"{facts['brand'] or 'processor'} {facts['machine']}"
+
+
+def instructions(device: str) -> str:
+    """The instruction set that a processor's name ends with.
+
+    >>> instructions("Intel Xeon model 85 avx2")
+    'avx2'
+    """
+    return device.rpartition(" ")[2]
 
 
 def describe_processor(cpuinfo: str, machine: str) -> str:

@@ -1,29 +1,35 @@
 """ONNX Runtime on the processor."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from latency import workload
-from latency.deployment import Deployment, processor
+from latency.deployment import Bundled, Deployment, instructions, processor
 from latency.kernels import Kernel
 from latency.memory import Memory
-from latency.run_bundle import Stopwatch, cold_us, node_us, repeat, session, session_options, stopwatch
+from latency.run_bundle import (
+    PROBE_MS,
+    Stopwatch,
+    cold_us,
+    node_us,
+    optimised_graph,
+    repeat,
+    session,
+    session_options,
+    stopwatch,
+)
 from latency.shapes import Program, Step, fix_batch, trace
 from latency.workload import Workload, weight_bytes
 from spaces.errors import LatencyError
 
-# Constants that decide what a kernel does are much smaller.
-_LARGE_BYTES = 4096
 _COLD_RUNS = 2
-_PROBE_MS, _PROBE_PASSES = 10.0, 3
+_PROBE_PASSES = 3
 # The runtime raises one class per status code, without a base of their own.
 _ORT_ERRORS = (
     ort_state.Fail,
@@ -35,6 +41,12 @@ _ORT_ERRORS = (
 )
 
 
+_VERSION = f"onnxruntime {ort.__version__}"
+
+LEVELS = ("all", "extended")
+"""Optimisations: all of them, and all but layouts that suit the processor."""
+
+
 class OrtCpu:
     """ONNX Runtime on the processor.
 
@@ -44,14 +56,15 @@ class OrtCpu:
     ``Call``, the last of every network.
     """
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, bundled: Bundled | None = None) -> None:
         self.deployment = deployment
-        self.version = f"onnxruntime {ort.__version__}"
+        self.bundled = bundled
+        self.version = bundled.version if bundled else _VERSION
 
     @cached_property
     def here(self) -> bool:
-        """Whether the deployment's processor is this machine's."""
-        return self.deployment.device == processor()
+        """Whether the deployment's processor, and this version of the runtime, are this machine's."""
+        return self.deployment.device == processor() and self.version == _VERSION
 
     def lower(self, model: onnx.ModelProto) -> Program:
         """The optimised graph, independent kernels in any order, then the call.
@@ -59,22 +72,31 @@ class OrtCpu:
         The model may lack its weights (external ones that were not loaded): they do not decide which kernels run.
 
         Raises:
+            LatencyError: If the network cannot be run, an operator's shapes cannot be known, or the runtime is another
+                one whose graphs cannot be had here.
+        """
+        if self.here or self.bundled is None:
+            return self.lower_at("all", model)
+        wanted = self.bundled
+        if wanted.by != _VERSION or (wanted.level == "all" and instructions(processor()) != wanted.instructions):
+            means = f"{wanted.by} on a processor with {wanted.instructions}" if wanted.by else "that device"
+            raise LatencyError(
+                f"which kernels {self.version} runs on {self.deployment.device} can be found by {means} only, and this "
+                f"is {_VERSION} on {processor()}; take the networks there: hwnas bundle BUNDLE.zip --for MODEL.onnx"
+            )
+        return self.lower_at(wanted.level, model)
+
+    def lower_at(self, level: str, model: onnx.ModelProto) -> Program:
+        """What this machine's runtime makes of a network with one of ``LEVELS`` of optimisations.
+
+        Raises:
             LatencyError: If the network cannot be run, or an operator's shapes cannot be known.
         """
-        fixed = fix_batch(model, self.deployment.batch)
-        absent = [each for each in fixed.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
-        stand_ins = [(each.name, 0, tuple(each.dims)) for each in absent]
-        with tempfile.TemporaryDirectory() as folder, self._refusing(f"the network {model.graph.name!r}"):
-            options = session_options(self.deployment.threads, optimise=True)
-            options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-            # Apart from the graph, weights need not be read back.
-            aside = "session.optimized_model_external_initializers"
-            options.add_session_config_entry(f"{aside}_file_name", "weights")
-            options.add_session_config_entry(f"{aside}_min_size_in_bytes", str(_LARGE_BYTES))
-            session(fixed.SerializeToString(), stand_ins, options)
-            program = trace(onnx.load(options.optimized_model_filepath, load_external_data=False))
-        call = Kernel(workload.CALL, tuple(program.inputs.values()), tuple(program.outputs.values()))
-        return replace(program, steps=(*program.steps, Step(call, tuple(program.inputs), tuple(program.outputs))))
+        work = workload.network(fix_batch(model, self.deployment.batch))
+        any_numbers = [(name, 0, shape, 0.0) for name, _, shape, _ in work.weights]
+        with self._refusing(f"the network {model.graph.name!r}"):
+            graph = optimised_graph(work.model.SerializeToString(), any_numbers, self.deployment.threads, level)
+        return read_graph(onnx.load_model_from_string(graph))
 
     def kernel(self, kernel: Kernel, copies: int) -> Stopwatch:
         """Prepare to time so many copies of a kernel in one run of a session, or so many calls for ``Call``.
@@ -119,7 +141,7 @@ class OrtCpu:
         times: dict[Kernel, dict[float, float]] = {}
         for _ in range(_PROBE_PASSES):
             for kernel, mb, nodes, model in workload.probes([kernel for kernel in kernels if kernel.constants]):
-                each = min(repeat(_PROBE_MS, stopwatch(self._session(model)), least=2)[0]) / nodes
+                each = min(repeat(PROBE_MS, stopwatch(self._session(model)), least=2)[0]) / nodes
                 known = times.setdefault(kernel, {})
                 known[mb] = min(each, known.get(mb, each))
         return Memory.measured(workload.PROBED_MB, [list(known.values()) for known in times.values()])
@@ -158,3 +180,14 @@ class OrtCpu:
         """Of nine equal nodes of which one result is wanted, how many the runtime runs, by its own profile."""
         nine = workload.copies(Kernel.parse("Relu@14 1x8x4x4 -> 1x8x4x4"), 9)
         return len(node_us(nine.model.SerializeToString(), nine.weights, self.deployment.threads, runs=1))
+
+
+def read_graph(graph: onnx.ModelProto) -> Program:
+    """The kernels of an optimised graph, then the call.
+
+    Raises:
+        LatencyError: If an operator's shapes cannot be known.
+    """
+    program = trace(graph)
+    call = Kernel(workload.CALL, tuple(program.inputs.values()), tuple(program.outputs.values()))
+    return replace(program, steps=(*program.steps, Step(call, tuple(program.inputs), tuple(program.outputs))))

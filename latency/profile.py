@@ -12,9 +12,9 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from latency.runtimes import Runtime
-from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, now
+from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, Latency, LatencyTable, now
 from latency.tablefile import Check
-from latency.timing import Protocol, measure_many
+from latency.timing import Measured, Protocol, measure_many
 from spaces.errors import LatencyError
 
 _ROUNDS = 6
@@ -97,9 +97,19 @@ def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = 
     predicted, protocol = table.predict_many(models), table.header.protocol
     # Many short rounds: noise comes in spells, and a study waits for its check.
     measured = measure_many(table.runtime, models, replace(protocol, network_ms=protocol.network_ms / 3), rounds)
+    return judge(table, [model.graph.name for model in models], predicted, measured)
+
+
+def judge(
+    table: LatencyTable, names: Sequence[str], predicted: Sequence[Latency], measured: Sequence[Measured]
+) -> CheckReport:
+    """Hold predictions of a table against measurements of the same networks.
+
+    The result is kept in the table's header, unless one is there that rests on more networks.
+    """
     networks = pd.DataFrame(
         {
-            "name": [model.graph.name for model in models],
+            "name": names,
             "kernels": [latency.kernels for latency in predicted],
             "predicted_ms": [latency.ms for latency in predicted],
             "low_ms": [latency.low_ms for latency in predicted],
@@ -112,7 +122,9 @@ def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = 
     networks["error"] = networks["predicted_ms"] / networks["measured_ms"] - 1
     networks["noise"] = [noise(result.rounds) for result in measured]
     result = summarise(networks)
-    table.record(result)
+    known = table.header.check
+    if known is None or known.networks <= result.networks:
+        table.record(result)
     return CheckReport(result, networks)
 
 

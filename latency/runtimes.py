@@ -5,7 +5,7 @@ from typing import Protocol
 
 import onnx
 
-from latency.deployment import Deployment
+from latency.deployment import Bundled, Deployment
 from latency.kernels import Kernel
 from latency.memory import Memory
 from latency.ortcpu import OrtCpu
@@ -19,10 +19,12 @@ class Runtime(Protocol):
     Attributes:
         deployment: Where and how it runs.
         version: Its name and version, as a table's header records them.
+        bundled: How it is known, if only a bundle has met it; else None.
     """
 
     deployment: Deployment
     version: str
+    bundled: Bundled | None
 
     @property
     def here(self) -> bool:
@@ -70,14 +72,14 @@ class Runtime(Protocol):
         ...
 
 
-def make_runtime(deployment: Deployment) -> Runtime:
-    """The runtime that a deployment names.
+def make_runtime(deployment: Deployment, bundled: Bundled | None = None) -> Runtime:
+    """The runtime that a deployment names; ``bundled`` is one elsewhere.
 
     >>> make_runtime(Deployment.here("ort-cpu")).here
     True
     """
     if deployment.runtime == "ort-cpu":
-        return OrtCpu(deployment)
+        return OrtCpu(deployment, bundled)
     from latency.torchcuda import TorchCuda  # PyTorch takes seconds to import, and the processor does without it
 
     return TorchCuda(deployment)

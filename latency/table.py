@@ -15,10 +15,10 @@ from filelock import FileLock
 
 from latency.deployment import usable_cores
 from latency.kernels import Kernel
+from latency.memory import Memory
 from latency.runtimes import Runtime, make_runtime
-from latency.shapes import Program
 from latency.tablefile import FORMAT, Check, Header, make_frame, read, snapshot, write
-from latency.timing import Protocol, time_kernels
+from latency.timing import Protocol, Timing, time_kernels
 from latency.workload import near_bytes
 from spaces.errors import MissingKernel, TableError
 
@@ -78,7 +78,9 @@ class LatencyTable:
         self.path = path
         self.shared: LatencyTable | None = None
         self.note: Callable[[str], None] = lambda text: None
-        self.header = Header(runtime.deployment, runtime.version, usable_cores(), now(), protocol or Protocol())
+        self.header = Header(
+            runtime.deployment, runtime.version, usable_cores(), now(), protocol or Protocol(), bundled=runtime.bundled
+        )
         self.frame = make_frame({})
         self._snapshot: str | None = None
 
@@ -130,7 +132,7 @@ class LatencyTable:
             TableError: If there is no such file, or it is damaged or of another version of the runtime.
         """
         header, _ = read(path)
-        return cls.open(make_runtime(header.deployment), path)
+        return cls.open(make_runtime(header.deployment, header.bundled), path)
 
     def predict(self, model: onnx.ModelProto) -> Latency:
         """What one inference of a network takes; see ``predict_many``."""
@@ -153,7 +155,7 @@ class LatencyTable:
         """
         programs = [self.runtime.lower(model) for model in models]
         self.extend(kernel for program in programs for kernel in program.kernels)
-        return [self._sum(program) for program in programs]
+        return [self.total(program.kernels, program.footprint) for program in programs]
 
     def missing(self, kernels: Iterable[Kernel]) -> list[Kernel]:
         """Those kernels that the table lacks, each once."""
@@ -179,7 +181,7 @@ class LatencyTable:
         if missing and not self.runtime.here:
             raise MissingKernel(
                 f"the table {self.path} lacks {len(missing)} kernels, the first being '{missing[0]}'. It is of "
-                f"{self.header.deployment}, which this machine is not. Run there: {self._profile_command(self.path)}"
+                f"{self.header.version} on {self.header.deployment.device}, which this is not. {self._remedy()}"
             )
         if missing and self.header.memory is None:
             self.header = replace(self.header, memory=self.runtime.memory())
@@ -187,11 +189,7 @@ class LatencyTable:
             batch = missing[start : start + _BATCH]
             timings = time_kernels(self.runtime, batch, self.header.protocol)
             cold = self.runtime.cold(batch, [timing.min_us for timing in timings])
-            rows = {
-                str(kernel): (timing.median_us, timing.min_us, timing.spread, timing.passes, round(far, 3))
-                for kernel, timing, far in zip(batch, timings, cold, strict=True)
-            }
-            self._keep(make_frame(rows))
+            self._keep(_frame(zip(batch, timings, cold, strict=True)))
             if progress:
                 progress(start + len(batch), len(missing))
         return len(missing)
@@ -237,23 +235,40 @@ class LatencyTable:
         self._snapshot = None
         self.save()
 
-    def _sum(self, program: Program) -> Latency:
+    def total(self, kernels: Iterable[Kernel], footprint: int) -> Latency:
+        """What a network of these kernels takes, all of which the table has.
+
+        Args:
+            kernels: Each as often as the network runs it.
+            footprint: The network's (see ``Program.footprint``).
+        """
         # Sorted, because a runtime orders independent kernels as it likes, and sums of floats depend on the order.
-        counts = dict(sorted(Counter(program.kernels).items(), key=lambda entry: str(entry[0])))
+        counts = dict(sorted(Counter(kernels).items(), key=lambda entry: str(entry[0])))
         repeats = np.fromiter(counts.values(), float)
         rows = self.frame.loc[[str(kernel) for kernel in counts], ["min_us", "median_us", "cold_us"]].to_numpy() / 1e3
-        least, middle = repeats @ rows[:, :2] + repeats @ (rows[:, 2] * self._far(counts, program.footprint))
+        memory = self.header.memory
+        shares = [memory.beyond(footprint, near_bytes(kernel)) if memory else 0.0 for kernel in counts]
+        least, middle = repeats @ rows[:, :2] + repeats @ (rows[:, 2] * shares)
         if check := self.header.check:
             low, high = least * min(1.0, check.low), least * max(1.0, check.high)
         else:
             low, high = least * UNCHECKED_LOW, middle * UNCHECKED_HIGH
-        return Latency(float(least), float(low), float(high), len(program.steps), estimated=0, table=self.snapshot())
+        return Latency(float(least), float(low), float(high), int(repeats.sum()), estimated=0, table=self.snapshot())
 
-    def _far(self, kernels: Iterable[Kernel], footprint: int) -> np.ndarray:
-        """The share of ``cold_us`` that each kernel pays in a network of that footprint."""
-        memory = self.header.memory
-        shares = [memory.beyond(footprint, near_bytes(kernel)) if memory else 0.0 for kernel in kernels]
-        return np.array(shares)
+    def keep(self, rows: Iterable[tuple[Kernel, Timing, float]], memory: Memory | None, cores: int) -> None:
+        """Add what was measured elsewhere, unless it is known already, and write the file.
+
+        Args:
+            rows: Kernels, their timings, and what cold weights add in microseconds.
+            memory: How far weights are there.
+            cores: Cores that the measuring process could use.
+
+        Raises:
+            TableError: If it cannot be written, or the file there is of another deployment or version.
+        """
+        self.header = replace(self.header, memory=self.header.memory or memory, cores=cores)
+        self._snapshot = None
+        self._keep(_frame(rows))
 
     def _keep(self, rows: pd.DataFrame) -> None:
         """Write the file with new rows; known ones go before those of the file, and the file's before the new ones."""
@@ -294,12 +309,31 @@ class LatencyTable:
         self.header, self._snapshot = replace(header, check=latest, memory=memory), None
         self._add(rows)
 
+    def _remedy(self) -> str:
+        if self.header.bundled is None:
+            return f"Run there: {self._profile_command(self.path)}"
+        deployment = self.header.deployment
+        options = f"--threads {deployment.threads} --batch {deployment.batch}"
+        return (
+            f"Take the network there: hwnas bundle BUNDLE.zip --for MODEL.onnx {options}, and back: hwnas unbundle "
+            f"result.zip -o {shlex.quote(str(self.path))}"
+        )
+
     def _profile_command(self, path: Path) -> str:
         deployment = self.header.deployment
         return (
             f"hwnas profile --runtime {deployment.runtime} --threads {deployment.threads} --batch {deployment.batch} "
             f"-o {shlex.quote(str(path))} --for MODEL.onnx"
         )
+
+
+def _frame(rows: Iterable[tuple[Kernel, Timing, float]]) -> pd.DataFrame:
+    return make_frame(
+        {
+            str(kernel): (timing.median_us, timing.min_us, timing.spread, timing.passes, round(cold, 3))
+            for kernel, timing, cold in rows
+        }
+    )
 
 
 def cache_path(runtime: Runtime) -> Path:

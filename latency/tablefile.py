@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from latency.deployment import Deployment
+from latency.deployment import Bundled, Deployment
 from latency.memory import Memory
 from latency.timing import Protocol
 from spaces.errors import SpecError, TableError
@@ -72,6 +72,8 @@ class Header:
         created: When the table was begun, in ISO format.
         protocol: How the kernels were timed.
         memory: How far weights are on the device, None where that was not measured or makes no difference.
+        bundled: None if the kernels of a network are those that this project's runtime finds on such a device; for a
+            table that a bundle brought back, how the graphs of that device can be had elsewhere.
         check: The last comparison with whole networks, None if there was none. It rests on those networks and on the
             rows they needed; rows that come later leave it as it is.
     """
@@ -82,6 +84,7 @@ class Header:
     created: str
     protocol: Protocol
     memory: Memory | None = None
+    bundled: Bundled | None = None
     check: Check | None = None
 
 
@@ -146,6 +149,7 @@ def _header_text(header: Header) -> str:
         "created": header.created,
         "protocol": json.dumps(asdict(header.protocol)),
         "memory": json.dumps(header.memory and asdict(header.memory)),
+        "bundled": json.dumps(header.bundled and asdict(header.bundled)),
         "check": json.dumps(header.check and asdict(header.check), allow_nan=False),
     }
     return "".join(f"{line}\n" for line in (_TITLE, *(f"# {name}: {value}" for name, value in entries.items())))
@@ -155,7 +159,7 @@ def _parse_header(text: str) -> Header:
     entries = dict(line.removeprefix("# ").split(": ", 1) for line in text.splitlines()[1:])
     kinds: dict[str, type] = {"threads": int, "batch": int}
     deployment = {field.name: kinds.get(field.name, str)(entries[field.name]) for field in fields(Deployment)}
-    memory, check = json.loads(entries["memory"]), json.loads(entries["check"])
+    memory, bundled, check = (json.loads(entries[name]) for name in ("memory", "bundled", "check"))
     return Header(
         Deployment(**deployment),
         entries["version"],
@@ -163,6 +167,7 @@ def _parse_header(text: str) -> Header:
         entries["created"],
         Protocol(**json.loads(entries["protocol"])),
         memory and Memory(tuple(memory["mb"]), tuple(memory["share"])),
+        bundled and Bundled(**bundled),
         check and Check(**check),
     )
 

@@ -104,7 +104,7 @@ def time_kernels(runtime: "Runtime", kernels: Sequence[Kernel], protocol: Protoc
     for _ in range(protocol.passes):
         for kernel, result in zip(kernels, results, strict=True):
             result.append(_kernel_seconds(runtime, kernel, protocol))
-    return [_timing(result) for result in results]
+    return [summarise_passes(result) for result in results]
 
 
 def measure_many(
@@ -128,7 +128,7 @@ def measure_many(
             stopwatch = runtime.network(model)
             warm(stopwatch, protocol.network_ms / 4)
             passes.append(repeat(protocol.network_ms, stopwatch)[0])
-    return [_measured(passes) for passes in calls]
+    return [summarise_network(passes) for passes in calls]
 
 
 def clock(work: Callable[[], object]) -> Stopwatch:
@@ -152,7 +152,8 @@ def _kernel_seconds(runtime: "Runtime", kernel: Kernel, protocol: Protocol) -> f
     return seconds
 
 
-def _timing(seconds: Sequence[float]) -> Timing:
+def summarise_passes(seconds: Sequence[float]) -> Timing:
+    """A kernel's timing from its seconds in each pass."""
     median = statistics.median(seconds)
     # Rounded as the table's file is, so that a table read back is the table that was written.
     return Timing(
@@ -163,7 +164,8 @@ def _timing(seconds: Sequence[float]) -> Timing:
     )
 
 
-def _measured(passes: Sequence[Sequence[float]]) -> Measured:
+def summarise_network(passes: Sequence[Sequence[float]]) -> Measured:
+    """A network's measurement from the seconds of its calls in each pass."""
     calls = sorted(1e3 * seconds for single in passes for seconds in single)
     rounds = tuple(1e3 * statistics.quantiles(single, n=4)[0] for single in passes)
     return Measured(min(rounds), statistics.median(calls), calls[int(0.95 * (len(calls) - 1))], calls[0], rounds)

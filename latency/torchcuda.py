@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from latency.deployment import Deployment, gpu, processor
+from latency.deployment import Bundled, Deployment, gpu, processor
 from latency.eager import EagerNetwork, torch_function
 from latency.kernels import Kernel, Operand
 from latency.run_bundle import Stopwatch
@@ -31,6 +31,7 @@ class TorchCuda:
     def __init__(self, deployment: Deployment, torch_device: str = "cuda") -> None:
         self.deployment = deployment
         self.version = f"torch {torch.__version__}"
+        self.bundled: Bundled | None = None
         self._device = torch.device(torch_device)
 
     @cached_property

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from latency.kernels import Kernel, Operand
 from latency.memory import MB
-from latency.run_bundle import BLOCK_BYTES, CACHE_LINE
+from latency.run_bundle import BLOCK_BYTES, CACHE_LINE, LARGE_BYTES, Weight
 
 CALL = "Call"
 """The kernel that stands for what a call of the runtime costs beside its kernels."""
@@ -45,11 +45,11 @@ class Workload:
 
     Attributes:
         model: The model; the weights that are not in it are external ones.
-        weights: For each of those its name, where in the block of weights it starts (in floats), and its shape.
+        weights: Where they come from.
     """
 
     model: onnx.ModelProto
-    weights: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+    weights: tuple[Weight, ...] = ()
 
 
 class _Writer:
@@ -58,7 +58,7 @@ class _Writer:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
-        self.weights: list[tuple[str, int, tuple[int, ...]]] = []
+        self.weights: list[Weight] = []
         self.inputs: dict[str, Operand] = {}
         self.opsets = {"": _PLAIN_OPSET}
         self._used = 0
@@ -88,7 +88,7 @@ class _Writer:
             return
         size = math.prod(operand.shape)
         self._used = self._used if self._used + size <= _BLOCK_FLOATS else 0
-        self.weights.append((name, self._used, operand.shape))
+        self.weights.append((name, self._used, operand.shape, 0.0))
         self.tensors.append(elsewhere(name, operand))
         self._used += size + -size % _LINE_FLOATS
 
@@ -126,6 +126,27 @@ def call(kernel: Kernel) -> Workload:
     writer.nodes = [helper.make_node("Identity", [f"ready_{name}"], [name]) for name in outputs]
     writer.tensors = [numpy_helper.from_array(operand.array(), f"ready_{name}") for name, operand in outputs.items()]
     return writer.done(outputs)
+
+
+def network(model: onnx.ModelProto) -> Workload:
+    """A whole network without its weights: convolutions and matrices of a usual size, the rest as norms need it.
+
+    Weights that are in the model and not small leave it.
+    """
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    used, weights = 0, []
+    for tensor in graph.graph.initializer:
+        shape = tuple(tensor.dims)
+        size = math.prod(shape)
+        if tensor.data_type != onnx.TensorProto.FLOAT or (4 * size <= LARGE_BYTES and tensor.data_location == 0):
+            continue
+        scale = math.sqrt(6 / math.prod(shape[1:])) if len(shape) > 1 else 0.0  # keeps the size of what flows through
+        used = used if used + size <= _BLOCK_FLOATS else 0
+        weights.append((tensor.name, used, shape, scale))
+        tensor.CopyFrom(elsewhere(tensor.name, Operand(shape, constant=True)))
+        used += size + -size % _LINE_FLOATS
+    return Workload(graph, tuple(weights))
 
 
 def near_sets(kernel: Kernel) -> int:
@@ -168,7 +189,7 @@ def composites(kernels: Sequence[Kernel]) -> Iterator[tuple[list[Kernel], Worklo
                 for name, turn in (("other", 1), ("same0", 0), ("same1", 0), ("more", 1)):
                     writer.kernel(kernel, name, f"{number}_", turn)
             block = Operand((_BLOCK_FLOATS,), constant=True)
-            writer.weights.append(("block", 0, block.shape))
+            writer.weights.append(("block", 0, block.shape, 0.0))
             writer.tensors.append(elsewhere("block", block))
             writer.nodes.append(helper.make_node("ReduceMax", ["block"], ["largest"], "block", keepdims=0))
             yield part, writer.done({"largest": Operand(())})

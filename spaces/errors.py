@@ -9,7 +9,8 @@ It lives in the lowest room because every room raises::
     │   └── MoveRefused    a morphism's condition does not hold for this graph
     ├── LatencyError       a device or runtime cannot be timed
     │   ├── MissingKernel  a table lacks a kernel and may not measure it
-    │   └── TableError     a latency table is unreadable, or of another device or runtime
+    │   ├── TableError     a latency table is unreadable, or of another device or runtime
+    │   └── BundleError    a bundle cannot be made, or what came back is not what was asked
     ├── TrainingError      a candidate diverged or ran out of memory; it costs only itself
     ├── StoreError         a run folder is missing, corrupt, full or not writable
     ├── LimitError         no network of the space can meet a limit
@@ -49,6 +50,10 @@ class MissingKernel(LatencyError):
 
 class TableError(LatencyError):
     """A latency table is unreadable, or belongs to another device, runtime or version."""
+
+
+class BundleError(LatencyError):
+    """A bundle for a device cannot be made, or what came back from there cannot be used."""
 
 
 class TrainingError(HwnasError):

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from latency.deployment import Deployment
+from latency.deployment import Bundled, Deployment
 from latency.kernels import Kernel
 from latency.memory import Memory
 from latency.run_bundle import Stopwatch
@@ -81,6 +81,7 @@ class ScriptedRuntime:
 
     deployment: Deployment = field(default_factory=lambda: Deployment("ort-cpu", "Scripted 1 neon"))
     version: str = "scripted 1.0"
+    bundled: Bundled | None = None
     here: bool = True
     seconds: Callable[[Kernel], float] = lambda kernel: 1e-6 * len(str(kernel))
     far: Callable[[Kernel], float] = lambda kernel: 0.0

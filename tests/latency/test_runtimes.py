@@ -180,7 +180,7 @@ def test_copies_compute_what_the_kernel_does():
     work = workload.copies(Kernel.parse("Conv@11 1x8x4x4 w:32x8x1x1 w:32 -> 1x32x4x4"), 5)
     made = session(work.model.SerializeToString(), work.weights, session_options(1))
     (result,) = made.run(None, feed(made))
-    weights, bias = (block()[start : start + np.prod(shape)].reshape(shape) for _, start, shape in work.weights[:2])
+    weights, bias = (block()[start : start + np.prod(shape)].reshape(shape) for _, start, shape, _ in work.weights[:2])
     np.testing.assert_allclose(result[0, :, 0, 0], weights.sum((1, 2, 3)) + bias, rtol=1e-5)
 
 

@@ -146,7 +146,7 @@ def test_a_kernel_missing_elsewhere_is_an_error_with_the_command(scripted, tmp_p
         table.predict(make_cnn(8, 16, batch="N"))
     message = str(caught.value)
     assert "lacks 22 kernels, the first being 'Sub@14 2x3x16x16 w:1x3x1x1 -> 2x3x16x16'" in message
-    assert "Cortex-A72 neon (4 threads, batch 2, fp32), which this machine is not" in message
+    assert "It is of scripted 1.0 on Cortex-A72 neon, which this is not." in message
     assert (
         f"hwnas profile --runtime ort-cpu --threads 4 --batch 2 -o '{tmp_path}/my board.csv' --for MODEL.onnx"
         in message

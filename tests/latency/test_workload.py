@@ -44,14 +44,14 @@ def test_what_is_fed_starts_at_a_cache_line(shape):
 def test_no_two_sets_of_weights_are_equal():
     """A session would keep one of them only, and it would be near."""
     work = workload.copies(kernel("Gemm@13 1x250 w:300x250 -> 1x300 transB=1"), 20)
-    stretches = {block()[start : start + shape[0] * shape[1]].tobytes() for _, start, shape in work.weights}
+    stretches = {block()[start : start + shape[0] * shape[1]].tobytes() for _, start, shape, _ in work.weights}
     assert len(stretches) == len(work.weights) == 3
 
 
 def test_far_weights_take_turns_within_the_whole_block():
     work, turns = workload.far(kernel("Gemm@13 1x512 w:1000x512 -> 1x1000 transB=1"))
     assert turns == len(work.model.graph.node) == len(work.weights) == BLOCK_BYTES // (4 * 512_000)
-    starts = sorted(start for _, start, _ in work.weights)
+    starts = sorted(start for _, start, _, _ in work.weights)
     assert all(later - earlier >= 512_000 for earlier, later in pairwise(starts))
 
 
@@ -71,7 +71,7 @@ def test_composites_hold_every_kernel_four_times():
 def test_composites_leave_most_of_the_block_to_be_read_before():
     kernels = [kernel(f"Gemm@13 1x512 w:{500 + n}x512 -> 1x{500 + n} transB=1") for n in range(60)]
     for _, work in workload.composites(kernels):
-        weights = [4 * (start + shape[0] * shape[1]) for name, start, shape in work.weights if name != "block"]
+        weights = [4 * (start + shape[0] * shape[1]) for name, start, shape, _ in work.weights if name != "block"]
         assert max(weights) <= BLOCK_BYTES // 4
 
 

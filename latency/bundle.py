@@ -1,0 +1,321 @@
+"""Bundles: a latency table for a device that has onnxruntime and numpy, and not this project.
+
+Two trips, because which kernels a network runs depends on the device. First the device optimises networks and returns
+the graphs; then it times their kernels, what cold weights add, its memory, and some networks whole, for the check.
+A bundle is a zip file with ``run_bundle.py`` in it; what comes back is JSON and ONNX graphs, of which nothing is run.
+"""
+
+import hashlib
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from latency import run_bundle, workload
+from latency.deployment import Bundled, Deployment, instructions, name_processor
+from latency.kernels import Kernel
+from latency.memory import Memory
+from latency.ortcpu import LEVELS, OrtCpu, read_graph
+from latency.profile import CheckReport, judge
+from latency.run_bundle import BUNDLE_FORMAT, DEGREE, LADDER, timer_is_sound
+from latency.shapes import Program, fix_batch
+from latency.table import LatencyTable
+from latency.timing import Protocol, Timing, summarise_network, summarise_passes
+from latency.workload import Workload, weight_bytes
+from spaces.errors import BundleError, HwnasError
+
+MOST_BYTES = 64 << 20
+"""Limit of a bundle, and of what comes back, unpacked."""
+
+_ROUNDS = 6
+_UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, AttributeError, DecodeError)
+_PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Trip:
+    """What came back from a device, checked.
+
+    Attributes:
+        number: 1 or 2.
+        deployment: What it was measured on.
+        version: The runtime there.
+        cores: Cores that the measuring process could use.
+        job: What the device was asked.
+        values: What it answered, by task.
+        graphs: Optimised graphs by network (trip 1).
+        given: The same networks as they were before (trip 1).
+    """
+
+    number: int
+    deployment: Deployment
+    version: str
+    cores: int
+    job: dict[str, Any]
+    values: dict[str, Any]
+    graphs: dict[str, onnx.ModelProto]
+    given: dict[str, onnx.ModelProto]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before trusting it."""
+        if self.number == 1:
+            names = {name: self.job["networks"][name]["name"] for name in self.values}
+            return [f"the device refuses {names[name]}: {why}" for name, why in self.values.items()]
+        timer = self.values["timer"]
+        return [] if timer_is_sound(timer) else [f"time does not add up on the device, or its clock is coarse: {timer}"]
+
+
+def pack(
+    path: Path,
+    models: Sequence[onnx.ModelProto],
+    judges: Sequence[onnx.ModelProto] = (),
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    protocol: Protocol | None = None,
+) -> None:
+    """Write the bundle of the first trip.
+
+    Args:
+        path: The zip file.
+        models: Networks whose kernels are wanted.
+        judges: Networks that are measured whole, too, to judge the table by.
+        threads: Threads that one inference may use on the device.
+        batch: Images per inference.
+        protocol: How things are timed; None for the default.
+
+    Raises:
+        BundleError: If it would be larger than ``MOST_BYTES``, or cannot be written.
+        LatencyError: If a network cannot be bundled.
+    """
+    protocol = protocol or Protocol()
+    named = {f"n{i}": model for i, model in enumerate((*models, *judges))}
+    works = {name: workload.network(fix_batch(model, batch)) for name, model in named.items()}
+    works[_PROBE] = workload.network(workload.probe_network(batch))
+    job = {
+        "trip": 1,
+        "threads": threads,
+        "batch": batch,
+        "protocol": asdict(protocol),
+        "networks": {
+            name: {"name": work.model.graph.name, "judge": i >= len(models) and name != _PROBE}
+            for i, (name, work) in enumerate(works.items())
+        },
+    }
+    _write(path, job, works)
+
+
+def pack_kernels(path: Path, trip: Trip) -> int:
+    """Write the bundle of the second trip, from what came back from the first; how many kernels it has.
+
+    Raises:
+        BundleError: If it would be too large, or cannot be written.
+        LatencyError: If a graph has an operator that is not known.
+    """
+    programs = {name: read_graph(graph) for name, graph in trip.graphs.items()}
+    lines: dict[Kernel, str] = {}
+    for program in programs.values():
+        for kernel in program.kernels:
+            lines.setdefault(kernel, f"k{len(lines)}")
+    works: dict[str, Workload] = {}
+    far: dict[str, int] = {}
+    for kernel, name in lines.items():
+        if kernel.op == workload.CALL:
+            works[f"{name}_1"] = workload.call(kernel)
+            continue
+        works |= {f"{name}_{1 + count}": workload.copies(kernel, 1 + count) for count in (0, *LADDER)}
+        if weight_bytes(kernel) > workload.NEAR_BYTES:
+            works[f"f{name}"], far[f"f{name}"] = workload.far(kernel)
+    composites: dict[str, list[str]] = {}
+    small = [kernel for kernel in lines if kernel.constants and weight_bytes(kernel) <= workload.NEAR_BYTES]
+    for i, (part, work) in enumerate(workload.composites(small)):
+        works[f"c{i}"], composites[f"c{i}"] = work, [lines[kernel] for kernel in part]
+    probed = [kernel for kernel in programs[_PROBE].kernels if kernel.constants]
+    probes: dict[str, tuple[str, float, int]] = {}
+    for i, (kernel, mb, nodes, work) in enumerate(workload.probes(probed)):
+        works[f"p{i}"], probes[f"p{i}"] = work, (lines[kernel], mb, nodes)
+    works |= {f"timer_{count}": workload.copies(probed[0], count) for count in (1, 1 + DEGREE // 4, 1 + DEGREE)}
+    networks = {}
+    for name, program in programs.items():
+        if trip.job["networks"][name]["judge"]:
+            networks[name] = {
+                "name": trip.job["networks"][name]["name"],
+                "kernels": [lines[kernel] for kernel in program.kernels],
+                "footprint": program.footprint,
+            }
+            works[name] = workload.network(trip.graphs[name])
+    job = {
+        "trip": 2,
+        "threads": trip.job["threads"],
+        "batch": trip.job["batch"],
+        "protocol": trip.job["protocol"],
+        "rounds": _ROUNDS,
+        "kernels": {name: str(kernel) for kernel, name in lines.items()},
+        "calls": [name for kernel, name in lines.items() if kernel.op == workload.CALL],
+        "far": far,
+        "composites": composites,
+        "probes": probes,
+        "networks": networks,
+        "bundled": asdict(_bundled(trip, programs)),
+    }
+    _write(path, job, works)
+    return len(lines)
+
+
+def read(path: Path) -> Trip:
+    """What came back.
+
+    Nothing in it is run: numbers and graphs are read, and every one is checked.
+
+    Raises:
+        BundleError: If the file is not a result, or was cut short or changed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                raise ValueError(f"unpacked it would be larger than {MOST_BYTES >> 20} MB")
+            text = archive.read("result.json")
+            if archive.read("digest").decode() != hashlib.sha256(text).hexdigest():
+                raise ValueError("its content does not match its digest")
+            result = json.loads(text)
+            job = result["job"]
+            if job["format"] != BUNDLE_FORMAT:
+                raise ValueError(f"it is of format {job['format']}, this version of hwnas reads {BUNDLE_FORMAT}")
+            files = {name: archive.read(f"{name}.onnx") for name in result["graphs"]}
+            given = {name: archive.read(f"given/{name}.onnx") for name in result["graphs"]}
+        if {name: hashlib.sha256(graph).hexdigest() for name, graph in files.items()} != result["graphs"]:
+            raise ValueError("a graph does not match its digest")
+        deployment = Deployment("ort-cpu", name_processor(result["device"]), job["threads"], job["batch"])
+        trip = Trip(
+            job["trip"],
+            deployment,
+            str(result["version"]),
+            int(result["device"]["cores"]),
+            job,
+            dict(result["values"]),
+            {name: onnx.load_model_from_string(graph) for name, graph in files.items()},
+            {name: onnx.load_model_from_string(graph) for name, graph in given.items()},
+        )
+        _validate(trip)
+    except (*_UNREADABLE, HwnasError) as error:
+        raise BundleError(
+            f"{path} is not a whole, unchanged result of run_bundle.py: {error}; fetch it again"
+        ) from error
+    return trip
+
+
+def table_of(trip: Trip, path: Path) -> tuple[LatencyTable, CheckReport | None]:
+    """The table of the second trip, new or added to one that is there; and its check, if there were networks for one.
+
+    Raises:
+        TableError: If there is a table of another deployment or version, or it cannot be written.
+    """
+    runtime = OrtCpu(trip.deployment, Bundled(**trip.job["bundled"]))
+    table = LatencyTable.open(runtime, path, Protocol(**trip.job["protocol"]))
+    rows, networks = _rows(trip), trip.job["networks"]
+    table.keep(rows.values(), _memory(trip), trip.cores)
+    if not networks:
+        return table, None
+    predicted = [
+        table.total([rows[name][0] for name in network["kernels"]], network["footprint"])
+        for network in networks.values()
+    ]
+    measured = [summarise_network(_passes(trip, name)) for name in networks]
+    return table, judge(table, [network["name"] for network in networks.values()], predicted, measured)
+
+
+def _rows(trip: Trip) -> dict[str, tuple[Kernel, Timing, float]]:
+    """The rows of the table: kernels, timings, and what cold weights add in microseconds."""
+    kernels = {name: Kernel.parse(line) for name, line in trip.job["kernels"].items()}
+    timings = {name: summarise_passes(_passes(trip, name)) for name in kernels}
+    cold = dict.fromkeys(kernels, 0.0)
+    for composite, names in trip.job["composites"].items():
+        cold |= {name: trip.values[composite][str(i)] for i, name in enumerate(names)}
+    for task, turns in trip.job["far"].items():
+        name = task.removeprefix("f")
+        cold[name] = max(0.0, 1e6 * trip.values[task] / turns - timings[name].min_us)
+    return {name: (kernel, timings[name], cold[name]) for name, kernel in kernels.items()}
+
+
+def _passes(trip: Trip, task: str) -> list[Any]:
+    turns = trip.job["rounds"] if task in trip.job["networks"] else trip.job["protocol"]["passes"]
+    return [trip.values[f"{task}/{turn}"] for turn in range(turns)]
+
+
+def _memory(trip: Trip) -> Memory:
+    times: dict[str, list[float]] = {}
+    for task, (kernel, _, nodes) in trip.job["probes"].items():
+        times.setdefault(kernel, []).append(min(_passes(trip, task)) / nodes)
+    return Memory.measured(workload.PROBED_MB, list(times.values()))
+
+
+def _bundled(trip: Trip, programs: dict[str, Program]) -> Bundled:
+    """How this machine's runtime can be made to give the same graphs as the device's, if it can."""
+    here = OrtCpu(Deployment.here(batch=trip.deployment.batch))
+    wanted = {name: sorted(map(str, program.kernels)) for name, program in programs.items()}
+    for level in LEVELS:
+        found = {name: sorted(map(str, here.lower_at(level, trip.given[name]).kernels)) for name in wanted}
+        if found == wanted:
+            return Bundled(trip.version, here.version, level, instructions(here.deployment.device))
+    return Bundled(trip.version)
+
+
+def _validate(trip: Trip) -> None:
+    """Whether there is an answer to everything that was asked, and every number is one.
+
+    Raises:
+        ValueError: If not.
+    """
+    if trip.number == 1:
+        if not {*trip.graphs, *trip.values} == {*trip.job["networks"]} or _PROBE not in trip.graphs:
+            raise ValueError("graphs are missing")
+        return
+    job = trip.job
+    numbers = [value for name in (*job["kernels"], *job["probes"]) for value in _passes(trip, name)]
+    numbers += [trip.values[name] for name in job["far"]]
+    rounds = [calls for name in job["networks"] for calls in _passes(trip, name)]
+    numbers += [value for calls in rounds for value in calls]
+    if not all(len(calls) > 1 for calls in rounds):
+        raise ValueError("a network was not measured")
+    if not all(isinstance(number, float) and 0 < number < math.inf for number in numbers):
+        raise ValueError("a time is missing, or no number above 0")
+    for composite, names in job["composites"].items():
+        extra = trip.values[composite]
+        if extra is None:
+            raise ValueError(f"{trip.version} there does not run independent nodes in order, so it cannot be measured")
+        if not all(0 <= extra[str(i)] < math.inf for i in range(len(names))):
+            raise ValueError("what cold weights add is no number")
+    if not all(isinstance(value, str) for value in job["bundled"].values()):
+        raise ValueError("how its graphs can be had is not said in words")
+    # What is made of it has to be possible.
+    known, made = {*_rows(trip)}, (_memory(trip), Bundled(**job["bundled"]), timer_is_sound(trip.values["timer"]))
+    for network in job["networks"].values():
+        if not (made and known.issuperset(network["kernels"]) and network["footprint"] > 0):
+            raise ValueError("a network has kernels that nothing is known of")
+
+
+def _write(path: Path, job: dict[str, Any], works: dict[str, Workload]) -> None:
+    files = {f"{name}.onnx": work.model.SerializeToString() for name, work in works.items()}
+    files["weights.json"] = json.dumps({name: work.weights for name, work in works.items()}).encode()
+    files["run_bundle.py"] = Path(run_bundle.__file__).read_bytes()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files["bundle.json"] = json.dumps({"format": BUNDLE_FORMAT, **job, "files": digests}).encode()
+    size = sum(map(len, files.values()))
+    if size > MOST_BYTES:
+        raise BundleError(
+            f"{path} would be {size >> 20} MB large, unpacked; the limit is {MOST_BYTES >> 20}: take fewer networks"
+        )
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    except OSError as error:
+        raise BundleError(f"cannot write the bundle {path}: {error}; choose another file") from error
