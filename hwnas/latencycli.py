@@ -66,6 +66,9 @@ def check(
 def predict(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table.", show_default=False)],
     files: Annotated[list[Path], typer.Argument(metavar="ONNX...", help="Networks, of any origin.")],
+    allow_estimates: Annotated[
+        bool, typer.Option("--allow-estimates", help="Estimate kernels that the table lacks; nothing is measured.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What networks take on the device of a table."""
@@ -73,7 +76,7 @@ def predict(
 
     loaded = LatencyTable.load(table)
     known = len(loaded.frame)
-    found = loaded.predict_many(_read(files))
+    found = loaded.predict_many(_read(files), allow_estimates=allow_estimates)
     if as_json:
         rows = [
             {

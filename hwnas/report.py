@@ -160,11 +160,11 @@ def prediction_table(names: Sequence[str], latencies: "Sequence[Latency]") -> Ta
     """Predicted latencies for a terminal."""
     grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
     grid.add_column("network", no_wrap=True)
-    for header in ("kernels", "predicted ms", "interval"):
+    for header in ("kernels", "estimated", "predicted ms", "interval"):
         grid.add_column(header, justify="right", no_wrap=True)
     for name, latency in zip(names, latencies, strict=True):
         interval = f"{latency.low_ms:.3g} to {latency.high_ms:.3g}"
-        grid.add_row(name, str(latency.kernels), f"{latency.ms:.3g}", interval)
+        grid.add_row(name, str(latency.kernels), str(latency.estimated), f"{latency.ms:.3g}", interval)
     return grid
 
 

@@ -14,6 +14,7 @@ import platformdirs
 from filelock import FileLock
 
 from latency.deployment import usable_cores
+from latency.estimate import Estimator
 from latency.kernels import Kernel
 from latency.memory import Memory
 from latency.runtimes import Runtime, make_runtime
@@ -25,6 +26,8 @@ from spaces.errors import MissingKernel, TableError
 # Measured / predicted where nothing was checked. What a table leaves out makes networks slower than their kernels more
 # often than faster.
 UNCHECKED_LOW, UNCHECKED_HIGH = 0.85, 1.5
+# Standard deviations on either side of the mean.
+_NINE_IN_TEN = 1.645
 # The file is written after so many kernels, so that a process that is killed loses a few seconds' work.
 _BATCH = 200
 
@@ -83,6 +86,7 @@ class LatencyTable:
         )
         self.frame = make_frame({})
         self._snapshot: str | None = None
+        self._estimator: tuple[str, Estimator] | None = None
 
     @classmethod
     def open(
@@ -134,27 +138,30 @@ class LatencyTable:
         header, _ = read(path)
         return cls.open(make_runtime(header.deployment, header.bundled), path)
 
-    def predict(self, model: onnx.ModelProto) -> Latency:
+    def predict(self, model: onnx.ModelProto, *, allow_estimates: bool = False) -> Latency:
         """What one inference of a network takes; see ``predict_many``."""
-        return self.predict_many([model])[0]
+        return self.predict_many([model], allow_estimates=allow_estimates)[0]
 
-    def predict_many(self, models: Sequence[onnx.ModelProto]) -> list[Latency]:
+    def predict_many(self, models: Sequence[onnx.ModelProto], *, allow_estimates: bool = False) -> list[Latency]:
         """What one inference of each network takes.
 
-        Kernels that the table lacks are measured first, those of all networks together and interleaved; then all
-        networks are predicted from the same snapshot.
+        Kernels that the table lacks are measured first, those of all networks together and interleaved; or they are
+        estimated from those that it has, where that is allowed. All networks are predicted from the same snapshot.
 
         The interval is that of the table's own check, for as long as the table lives. It rests on the networks of that
         check: it is right for others of their kind, whatever kernels they have, and says nothing about networks of
         another kind, such as much larger ones. Without a check it is wide: the median passes instead of the
         smallest, and ``UNCHECKED_LOW`` and ``UNCHECKED_HIGH`` around them, which no measurement on this device backs.
+        Estimated kernels widen it by what is not known of them.
 
         Raises:
-            MissingKernel: If a kernel is missing and the device is not here; the message has the command to run there.
+            MissingKernel: If a kernel is missing, may not be estimated, and the device is not here; the message has the
+                command to run there. Or if the table has too few kernels to estimate others by.
             LatencyError: If a network cannot be lowered.
         """
         programs = [self.runtime.lower(model) for model in models]
-        self.extend(kernel for program in programs for kernel in program.kernels)
+        if not allow_estimates:
+            self.extend(kernel for program in programs for kernel in program.kernels)
         return [self.total(program.kernels, program.footprint) for program in programs]
 
     def missing(self, kernels: Iterable[Kernel]) -> list[Kernel]:
@@ -236,24 +243,42 @@ class LatencyTable:
         self.save()
 
     def total(self, kernels: Iterable[Kernel], footprint: int) -> Latency:
-        """What a network of these kernels takes, all of which the table has.
+        """What a network of these kernels takes; those that the table lacks are estimated.
 
         Args:
             kernels: Each as often as the network runs it.
             footprint: The network's (see ``Program.footprint``).
+
+        Raises:
+            MissingKernel: If the table has too few kernels to estimate others by.
         """
         # Sorted, because a runtime orders independent kernels as it likes, and sums of floats depend on the order.
         counts = dict(sorted(Counter(kernels).items(), key=lambda entry: str(entry[0])))
-        repeats = np.fromiter(counts.values(), float)
-        rows = self.frame.loc[[str(kernel) for kernel in counts], ["min_us", "median_us", "cold_us"]].to_numpy() / 1e3
-        memory = self.header.memory
+        repeats, memory = np.fromiter(counts.values(), float), self.header.memory
+        rows = self.frame.reindex([str(kernel) for kernel in counts])[["min_us", "median_us", "cold_us"]].to_numpy()
+        missing = np.flatnonzero(np.isnan(rows[:, 0]))
+        doubt = 0.0
+        if len(missing):
+            listed = list(counts)
+            us, cold, covariance = self._estimated().estimate([listed[i] for i in missing])
+            rows[missing] = np.column_stack([us, us, cold])
+            doubt = float(np.sqrt((repeats[missing] * us) @ covariance @ (repeats[missing] * us)))
         shares = [memory.beyond(footprint, near_bytes(kernel)) if memory else 0.0 for kernel in counts]
-        least, middle = repeats @ rows[:, :2] + repeats @ (rows[:, 2] * shares)
+        least, middle = (repeats @ rows[:, :2] + repeats @ (rows[:, 2] * shares)) / 1e3
         if check := self.header.check:
             low, high = least * min(1.0, check.low), least * max(1.0, check.high)
         else:
             low, high = least * UNCHECKED_LOW, middle * UNCHECKED_HIGH
-        return Latency(float(least), float(low), float(high), int(repeats.sum()), estimated=0, table=self.snapshot())
+        unknown = np.exp(_NINE_IN_TEN * doubt / 1e3 / least)
+        estimated = int(repeats[missing].sum())
+        return Latency(
+            float(least), float(low / unknown), float(high * unknown), int(repeats.sum()), estimated, self.snapshot()
+        )
+
+    def _estimated(self) -> Estimator:
+        if self._estimator is None or self._estimator[0] != self.snapshot():
+            self._estimator = self.snapshot(), Estimator(self.frame)
+        return self._estimator[1]
 
     def keep(self, rows: Iterable[tuple[Kernel, Timing, float]], memory: Memory | None, cores: int) -> None:
         """Add what was measured elsewhere, unless it is known already, and write the file.

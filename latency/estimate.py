@@ -1,0 +1,146 @@
+"""`Estimator`: what kernels take that a table lacks, from those that it has, and how sure that is.
+
+A kernel's time is a roofline's, by its arithmetic and its bytes, times a factor that a Gaussian process learns: close
+to kernels that were measured it is known within a few per cent, and far from all of them it says that it knows little.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+
+from latency.kernels import Kernel
+from latency.workload import weight_bytes
+from spaces.errors import MissingKernel
+
+LEAST_ROWS = 30
+"""From fewer kernels nothing is learned about others."""
+
+_MOST_TUNED = 400  # hyper-parameters are tuned on so many rows: that takes a cube of them, many times
+_MOST_ROWS = 3000
+_LEAST_US = 0.05
+# How far operators are apart, in standard deviations of the other features.
+_APART = 3.0
+# Variance of an operator of which no kernel was measured: it may take a fifth of the roofline's time, or five times it.
+_STRANGE = 1.0
+_ACTIVATIONS = ("none", "Relu", "HardSwish", "HardSigmoid")
+
+
+class Estimator:
+    """Learned from the rows of a table.
+
+    Args:
+        frame: The rows, indexed by kernel (as text), with ``min_us`` and ``cold_us``.
+
+    Raises:
+        MissingKernel: If there are fewer than ``LEAST_ROWS``.
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        if len(frame) < LEAST_ROWS:
+            raise MissingKernel(
+                f"estimates need a table of at least {LEAST_ROWS} kernels, and this one has {len(frame)}; profile some"
+            )
+        rows = frame.sample(min(len(frame), _MOST_ROWS), random_state=0)
+        self._kernels = [Kernel.parse(line) for line in rows.index]
+        self._us, self._cold_us = rows["min_us"].to_numpy(), rows["cold_us"].to_numpy()
+        self._operators = sorted({_operator(kernel) for kernel in self._kernels})
+        features = np.array([_features(kernel) for kernel in self._kernels])
+        self._mean, self._scale = features.mean(0), np.where(features.std(0) > 0, features.std(0), 1)
+        work = np.array([_work(kernel) for kernel in self._kernels])
+        # Of a kernel's time, not of all time: each counts alike.
+        self._rates, _ = nnls(work / self._us[:, None], np.ones(len(self._us)))
+        weights = np.array([[weight_bytes(kernel), float(weight_bytes(kernel) > 0)] for kernel in self._kernels])
+        self._cold_rates, _ = nnls(weights / (1 + self._us[:, None]), self._cold_us / (1 + self._us))
+
+    def estimate(self, kernels: Sequence[Kernel]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What kernels take.
+
+        Returns:
+            Microseconds [n]; what cold weights add, in microseconds [n]; and the covariance [n, n] of the logarithms of
+            the first: kernels that are alike are wrong together.
+        """
+        factor, covariance = self._process.predict(self._vectors(kernels), return_cov=True)
+        strange = [_operator(kernel) not in self._operators for kernel in kernels]
+        covariance = covariance + np.diag(np.where(strange, _STRANGE, 0.0))
+        cold = np.array([[weight_bytes(kernel), float(weight_bytes(kernel) > 0)] for kernel in kernels])
+        return self._roofline(kernels) * np.exp(factor), cold @ self._cold_rates, covariance
+
+    @cached_property
+    def _process(self):  # type: ignore[no-untyped-def]
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
+
+        vectors, factors = self._vectors(self._kernels), np.log(self._us / self._roofline(self._kernels))
+        # What changes slowly with a kernel's size, what changes fast, and noise.
+        slow, fast = ConstantKernel(1.0) * RBF(8.0), ConstantKernel(0.1) * Matern(2.0, nu=1.5)
+        tuned = GaussianProcessRegressor(slow + fast + WhiteKernel(0.01), normalize_y=True)
+        with warnings.catch_warnings():  # one of the parts may prove to be of no use
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            tuned.fit(vectors[:_MOST_TUNED], factors[:_MOST_TUNED])
+        return GaussianProcessRegressor(tuned.kernel_, optimizer=None, normalize_y=True).fit(vectors, factors)
+
+    def _vectors(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        features = (np.array([_features(kernel) for kernel in kernels]) - self._mean) / self._scale
+        operators = [[_operator(kernel) == name for name in self._operators] for kernel in kernels]
+        return np.hstack([features, _APART * np.array(operators, float)])
+
+    def _roofline(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        return np.maximum(_LEAST_US, np.array([_work(kernel) for kernel in kernels]) @ self._rates)
+
+
+def macs(kernel: Kernel) -> int:
+    """Multiply-accumulates of a convolution or a matrix product; 0 for anything else."""
+    if len(kernel.inputs) < 2 or not kernel.inputs[1] or not kernel.outputs[0]:
+        return 0
+    weights, values = kernel.inputs[1].shape, math.prod(kernel.outputs[0].shape)
+    if kernel.op.endswith("Conv"):
+        return values * math.prod(weights[1:])
+    read = kernel.inputs[0]
+    return values * read.shape[-1] if read and kernel.op in ("Gemm", "FusedGemm", "MatMul") else 0
+
+
+def _work(kernel: Kernel) -> list[float]:
+    return [float(macs(kernel)), float(_nbytes(kernel.inputs) + _nbytes(kernel.outputs)), 1.0]
+
+
+def _operator(kernel: Kernel) -> str:
+    return f"{kernel.op} {'grouped' if kernel.attribute('group', 1) != 1 else ''}"
+
+
+def _features(kernel: Kernel) -> list[float]:
+    read = next(iter(kernel.activations.values()), None)
+    before, after = (operand.shape if operand else () for operand in (read, kernel.outputs[0]))
+    weights = kernel.constants.get(1)
+    window = weights.shape[2:] if weights and len(weights.shape) == 4 else kernel.attribute("kernel_shape", (1,))
+    stride, group = kernel.attribute("strides", (1,)), kernel.attribute("group", 1)
+    activation = kernel.attribute("activation", "none")
+    logs = [macs(kernel), _nbytes(kernel.inputs), _nbytes(kernel.outputs), weight_bytes(kernel)]
+    logs += [_size(before, 1), *(_size(after, axis) for axis in (1, 2, 3))]
+    return [
+        *(math.log1p(number) for number in logs),
+        float(_first(window)),
+        float(_first(stride)),
+        math.log(float(_first(group))),
+        float(len(kernel.activations)),
+        float(_size(before, 1) % 16 > 0),
+        float(_size(after, 1) % 16 > 0),
+        float(_ACTIVATIONS.index(activation) if activation in _ACTIVATIONS else len(_ACTIVATIONS)),
+    ]
+
+
+def _nbytes(operands: Sequence[object]) -> int:
+    return sum(operand.nbytes for operand in operands if operand)  # type: ignore[attr-defined]
+
+
+def _size(shape: Sequence[int], axis: int) -> int:
+    return shape[axis] if len(shape) > axis else 1
+
+
+def _first(value: object) -> float:
+    return float(value[0] if isinstance(value, tuple) and value else value or 1)  # type: ignore[arg-type]
