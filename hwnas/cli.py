@@ -120,6 +120,12 @@ def search(
     limit: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="Such as latency=3ms; repeat for more.")
     ] = None,
+    latency: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TABLE", help="A device and its latency table; repeat for more.")
+    ] = None,
+    allow_estimates: Annotated[
+        bool, typer.Option("--allow-estimates", help="Of kernels that the table of a device elsewhere lacks.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads for training; default: measured.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -133,6 +139,8 @@ def search(
         "seed": seed,
         "threads": threads,
         "limits": {**chosen.to_json()["limits"], **_pairs(limit)},
+        "latency": {**chosen.latency, **_pairs(latency, _TABLE)},
+        "allow_estimates": allow_estimates or chosen.allow_estimates,
     }
     chosen = chosen.resolve({key: value for key, value in options.items() if value is not None})
     run = out or default_folder(chosen.data.source)
@@ -275,6 +283,10 @@ for _command in (latencycli.profile, latencycli.check, latencycli.predict, laten
 # Reading options, printing
 
 
+_LIMIT = "limit; write a quantity and its largest value, such as latency=3ms"
+_TABLE = "device with a table; write the name and the file, such as board=board.csv"
+
+
 def _limits(texts: list[str] | None) -> dict[str, float]:
     """``["latency=3ms"]`` in base units.
 
@@ -284,12 +296,12 @@ def _limits(texts: list[str] | None) -> dict[str, float]:
     return {name: parse_quantity(name, value) for name, value in _pairs(texts).items()}
 
 
-def _pairs(texts: list[str] | None) -> dict[str, str]:
+def _pairs(texts: list[str] | None, rule: str = _LIMIT) -> dict[str, str]:
     pairs = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals:
-            raise SpecError(f"{text!r} is no limit; write a quantity and its largest value, such as latency=3ms")
+            raise SpecError(f"{text!r} is no {rule}")
         pairs[name.strip()] = value.strip()
     return pairs
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from hwnas.lineage import lineage
 from hwnas.plot import Point
 from hwnas.quantities import format_limits
 from hwnas.references import references
-from latency import measure_many
+from hwnas.sections import LATENCY
+from latency.bundle import pack
 from objectives import cost
 from objectives.accuracy import evaluate, predict_logits, score
 from spaces.errors import ExportError, LatencyError, LimitError, TrainingError
@@ -82,8 +84,8 @@ def finish(study: "Study") -> manifests.Manifest:
     manifest = manifests.Manifest(
         models=list(models.values()),
         references=_references(study, trained, latencies[len(files) :]),
-        device=study.deployment.device,
-        runtime=study.deployment.runtime,
+        device=study.targets[0].table.header.deployment.device,
+        runtime=study.targets[0].table.header.deployment.runtime,
         versions=versions(),
         seed=study.spec.seed,
         wall_seconds=study.budget.elapsed,
@@ -95,11 +97,29 @@ def finish(study: "Study") -> manifests.Manifest:
         hypervolume=study.box.volume(values[list(models)]),
     )
     report.write(study.store.path, manifest, _seen(study))
+    _pack(study, manifest, [files[i] for i in models])
     for file in folder.glob("*.onnx"):  # those of an earlier end, which the manifest no longer names
         if file.name not in {model.file for model in models.values()}:
             file.unlink()
     study.update("done", 1, 1)
     return manifest
+
+
+def _pack(study: "Study", manifest: manifests.Manifest, files: Sequence[onnx.ModelProto]) -> None:
+    """For devices elsewhere: the front as a bundle to measure there."""
+    for target in study.targets:
+        if target.here:
+            continue
+        for model, file in zip(manifest.models, files, strict=True):
+            file.graph.name = Path(model.file).stem
+        deployment = target.table.header.deployment
+        bundle = study.store.path / manifests.FRONT / f"{target.device}.zip"
+        pack(bundle, [], files, threads=deployment.threads, batch=deployment.batch)
+        estimated = sum(model.latency[target.device].estimated_kernels for model in manifest.models)
+        study.progress.note(
+            f"latency on {target.device} is predicted, {estimated} kernels of the front by estimate; to measure, take "
+            f"{bundle} there: unzip it, python run_bundle.py, and back here: hwnas unbundle result.zip -o TABLE"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -129,25 +149,24 @@ def _chosen(study: "Study") -> list[Entry]:
     return sorted(front.entries, key=lambda entry: entry.values["error"])
 
 
-def _latencies(study: "Study", files: Sequence[onnx.ModelProto]) -> list[manifests.Latency]:
-    """Predicted and measured."""
-    predicted = study.table.predict_many(files)
-    measured = measure_many(study.table.runtime, files, study.table.header.protocol)
-    table = study.table.snapshot()
-    return [
-        manifests.Latency(
-            predicted_ms=p.ms, low_ms=p.low_ms, high_ms=p.high_ms, p50_ms=m.p50_ms, p95_ms=m.p95_ms, table=table
-        )
-        for p, m in zip(predicted, measured, strict=True)
-    ]
+def _latencies(study: "Study", files: Sequence[onnx.ModelProto]) -> list[dict[str, manifests.Latency]]:
+    """Of each file on each device: predicted, and measured where the device is here."""
+    found = {target.device: target.latencies(files) for target in study.targets}
+    return [{device: latencies[i] for device, latencies in found.items()} for i in range(len(files))]
 
 
-def _values(study: "Study", finalists: Sequence[Finalist], latencies: Sequence[manifests.Latency]) -> pareto.Points:
-    """Objectives of each finalist, the latency as measured."""
-    rows = [
-        {**finalist.trial.cheap, **finalist.result.values, "latency": latency.p50_ms}
-        for finalist, latency in zip(finalists, latencies, strict=False)
-    ]
+def _actual(study: "Study", finalist: Finalist, latencies: Mapping[str, manifests.Latency]) -> dict[str, float]:
+    """All that is known of a finalist by objective: latency as measured, else as predicted."""
+    known = {target.objective: latencies[target.device] for target in study.targets}
+    measured = {name: latency.p50_ms or latency.predicted_ms or 0.0 for name, latency in known.items()}
+    return {**finalist.trial.cheap, **finalist.result.values, **measured}
+
+
+def _values(
+    study: "Study", finalists: Sequence[Finalist], latencies: Sequence[Mapping[str, manifests.Latency]]
+) -> pareto.Points:
+    """Objectives of each finalist."""
+    rows = [_actual(study, *pair) for pair in zip(finalists, latencies, strict=False)]
     return np.array([[row[name] for name in study.objectives] for row in rows], dtype=np.float64)
 
 
@@ -157,7 +176,7 @@ def _front(study: "Study", finalists: Sequence[Finalist], values: pareto.Points)
     for column, name in enumerate(study.objectives):
         if name == "error":
             noise[:, column] = [finalist.result.info["stderr"] for finalist in finalists]
-        elif name == "latency":
+        elif name.partition(".")[0] == LATENCY:
             noise[:, column] = LATENCY_NOISE * values[:, column]
     kept = []
     for i, own in enumerate(values):
@@ -185,7 +204,7 @@ def _model(
     rank: int,
     finalist: Finalist,
     model: onnx.ModelProto,
-    latency: manifests.Latency,
+    latency: dict[str, manifests.Latency],
     folder: Path,
 ) -> manifests.Model:
     """Write one file, run it over the test split, and compare it with its network.
@@ -211,7 +230,10 @@ def _model(
     metric = study.spec.data.metric
     logits = {"test": expected, "onnx_test": torch.from_numpy(found)}
     result = finalist.result
-    actual = {**finalist.trial.cheap, **result.values, "latency": latency.p50_ms}
+    actual = _actual(study, finalist, latency)
+    for target in study.targets:
+        if not target.here:  # what was never measured may be as slow as its interval says
+            actual[target.objective] = latency[target.device].high_ms or math.inf
     return manifests.Model(
         id=finalist.trial.hash,
         file=file.name,
@@ -219,7 +241,7 @@ def _model(
         params=cost.params(finalist.arch),
         macs=cost.macs(finalist.arch),
         peak_memory=cost.peak_memory(finalist.arch),
-        latency={study.deployment.key: latency},
+        latency=latency,
         accuracy=manifests.Accuracy(
             val=1 - result.values["error"],
             val_stderr=result.info["stderr"],
@@ -229,7 +251,7 @@ def _model(
         input=manifests.Input(shape=(study.deployment.batch, *study.data.shape)),
         epochs=result.info["epochs"],
         lineage=_lineage(study, finalist),
-        over_limits=[name for name, limit in study.spec.limits.items() if (actual.get(name) or 0) > limit],
+        over_limits=[name for name, limit in study.spec.limits.items() if actual[name] > limit],
     )
 
 
@@ -255,7 +277,7 @@ def _exported(study: "Study", trained: Sequence[Trained]) -> tuple[list[Trained]
 
 
 def _references(
-    study: "Study", trained: Sequence[Trained], latencies: Sequence[manifests.Latency]
+    study: "Study", trained: Sequence[Trained], latencies: Sequence[dict[str, manifests.Latency]]
 ) -> list[manifests.Network]:
     """The references, tested; without those that cannot be."""
     found = []
@@ -271,7 +293,7 @@ def _references(
                 params=one.reference.params,
                 macs=one.reference.macs,
                 peak_memory=one.reference.peak_memory,
-                latency={study.deployment.key: latency},
+                latency=latency,
                 accuracy=manifests.Accuracy(val=one.val, val_stderr=one.stderr, test=test.value),
                 epochs=one.epochs,
             )
@@ -285,7 +307,7 @@ def _seen(study: "Study") -> list[Point]:
         Point(
             kind="archive",
             accuracy=1 - entry.values["error"],
-            latency_ms=entry.values.get("latency"),
+            latency_ms=entry.values.get(study.targets[0].objective),
             params=entry.values["params"],
             macs=entry.values["macs"],
         )

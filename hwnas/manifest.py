@@ -34,6 +34,7 @@ class Latency(_Record):
         predicted_ms: what the latency table says.
         low_ms: lower end of the prediction's interval.
         high_ms: upper end of it.
+        estimated_kernels: how many kernels the table lacked, and were estimated.
         p50_ms: median measured from the exported file.
         p95_ms: 95th percentile of the same measurement.
         table: snapshot (hash) of the table that predicted.
@@ -42,6 +43,7 @@ class Latency(_Record):
     predicted_ms: float | None = Field(default=None, gt=0)
     low_ms: float | None = Field(default=None, ge=0)
     high_ms: float | None = Field(default=None, gt=0)
+    estimated_kernels: int = Field(default=0, ge=0)
     p50_ms: float | None = Field(default=None, gt=0)
     p95_ms: float | None = Field(default=None, gt=0)
     table: str | None = None

@@ -15,6 +15,7 @@ from hwnas.export import copy_predict
 from hwnas.manifest import Manifest, Model, Network
 from hwnas.plot import Point, draw
 from hwnas.quantities import format_quantity, round_quantity
+from hwnas.sections import LATENCY, on_device
 from spaces.wholefile import write_whole
 
 if TYPE_CHECKING:
@@ -42,9 +43,15 @@ def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> No
         data=manifest.data,
         device=f"{manifest.device}, {manifest.runtime}",
         metric=manifest.metric,
-        limits=manifest.limits,
+        limits=_first_limits(manifest),
     )
     copy_predict(folder)
+
+
+def _first_limits(manifest: Manifest) -> dict[str, float]:
+    """The limits as the picture knows them, whose latency is that of the first device."""
+    first = {on_device(device): LATENCY for device in manifest.devices()[:1]}
+    return {first.get(name, name): limit for name, limit in manifest.limits.items()}
 
 
 def frame(manifest: Manifest) -> "pd.DataFrame":
@@ -189,7 +196,7 @@ def _row(network: Network, devices: Sequence[str]) -> dict[str, object]:
     for device in devices:
         latency = network.latency.get(device, manifests.Latency())
         suffix = f".{device}" if len(devices) > 1 else ""
-        for name, value in latency.model_dump(exclude={"table"}).items():
+        for name, value in latency.model_dump(exclude={"table", "estimated_kernels"}).items():
             row[f"latency_{name}{suffix}"] = None if value is None else float(f"{value:.4g}")
     row["epochs"] = round(network.epochs, 2)
     row["over_limits"] = " ".join(network.over_limits) if isinstance(network, Model) else None

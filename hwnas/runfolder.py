@@ -8,7 +8,8 @@ from hwnas.progress import Progress, Quiet
 from hwnas.quantities import format_duration
 from hwnas.spec import Spec
 from hwnas.store import Store
-from hwnas.study import SPEC_FILE, TABLE_FILE, Study, load
+from hwnas.study import SPEC_FILE, Study, load
+from hwnas.target import TABLE_FILE
 from objectives.datasets import dataset_name
 from spaces.errors import DataError, HwnasError, SpecError, StoreError
 
@@ -90,7 +91,9 @@ def resume(
 
 
 def _found_from_anywhere(spec: Spec) -> Spec:
-    """With the folder of the images as an absolute path: a resume may come from elsewhere."""
+    """With absolute paths of the images' folder and the latency tables: a resume may come from elsewhere."""
+    tables = {name: str(Path(file).expanduser().resolve()) for name, file in spec.latency.items()}
+    spec = spec.resolve({"latency": tables})
     folder = Path(spec.data.source).expanduser()
     if dataset_name(spec.data.source) is None and folder.is_dir():
         return spec.resolve({"data.source": str(folder.resolve())})

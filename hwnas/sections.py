@@ -44,6 +44,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+LATENCY = "latency"
+
+
+def on_device(name: str) -> str:
+    """What the latency on a device is called.
+
+    >>> on_device("board")
+    'latency.board'
+    """
+    return f"{LATENCY}.{name}"
+
+
 class DataSection(Section):
     """The images; see `objectives.data.load_data`.
 

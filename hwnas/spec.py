@@ -4,6 +4,7 @@
 from it.
 """
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +17,7 @@ from hwnas.hints import did_you_mean
 from hwnas.problems import sentences
 from hwnas.quantities import OBJECTIVES, format_quantity, parse_quantity
 from hwnas.sections import (
+    LATENCY,
     BudgetSection,
     DataSection,
     DeploymentSection,
@@ -25,6 +27,7 @@ from hwnas.sections import (
     Section,
     SpaceSection,
     TrainingSection,
+    on_device,
     parse_budget,
 )
 from spaces.errors import SpecError
@@ -42,7 +45,10 @@ class Spec(Section):
     Attributes:
         data: the images.
         space: the networks that may be built.
-        deployment: where latency counts.
+        deployment: where latency counts, if it is this machine.
+        latency: where it counts, if it is one or several devices that have latency tables: a file for each name, as in
+            `{epyc: epyc.csv, board: board.csv}`. Each is an objective of its own, such as `latency.board`.
+        allow_estimates: of kernels that the table of a device elsewhere lacks; without, they end the search.
         objectives: what is minimised; `error` is always among them.
         limits: largest values allowed, by objective, in its base unit; written with units.
         budget: when the search ends; in YAML also in short, `budget: 30m` or `budget: 200` (trainings).
@@ -64,6 +70,8 @@ class Spec(Section):
     data: DataSection = DataSection()
     space: SpaceSection = SpaceSection()
     deployment: DeploymentSection = DeploymentSection()
+    latency: dict[str, str] = Field(default={})
+    allow_estimates: bool = False
     objectives: list[str] = Field(default=["error", "params", "macs", "latency"])
     limits: dict[str, float] = Field(default={})
     budget: BudgetSection = BudgetSection(time=120.0)
@@ -73,11 +81,37 @@ class Spec(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Positive | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _latency_on_every_device(cls, record: Any) -> Any:
+        """With devices, `latency` among the objectives means that on each, and as a limit that on the only one."""
+        devices = record.get("latency") if isinstance(record, Mapping) else None
+        if not isinstance(devices, Mapping) or not devices:
+            return record
+        every = [on_device(str(name)) for name in devices]
+        record = {"objectives": cls.model_fields["objectives"].default, "limits": {}, **record}
+        if isinstance(record["objectives"], list):
+            named = [every if name == LATENCY else [name] for name in record["objectives"]]
+            record["objectives"] = [name for names in named for name in names]
+        if isinstance(record["limits"], Mapping) and LATENCY in record["limits"]:
+            if len(every) > 1:
+                raise ValueError(f"limits: latency could mean any of {', '.join(every)}; name one")
+            record["limits"] = {every[0] if name == LATENCY else name: v for name, v in record["limits"].items()}
+        return record
+
+    @field_validator("latency")
+    @classmethod
+    def _names_of_devices(cls, devices: dict[str, str]) -> dict[str, str]:
+        for name in devices:
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+                raise ValueError(f"{name!r} is no name for a device; take letters, digits, - and _")
+        return devices
+
     @field_validator("objectives")
     @classmethod
     def _known_objectives(cls, names: list[str]) -> list[str]:
         for name in names:
-            if name not in OBJECTIVES:
+            if name not in OBJECTIVES and not name.startswith(on_device("")):
                 raise ValueError(f"{name!r} is no objective; {did_you_mean(name, OBJECTIVES)}")
         names = list(dict.fromkeys(["error", *names]))
         if len(names) == 1:
@@ -99,6 +133,17 @@ class Spec(Section):
     @classmethod
     def _budget_in_short(cls, budget: Any) -> Any:
         return parse_budget(budget) if isinstance(budget, str | int | float) else budget
+
+    @model_validator(mode="after")
+    def _latency_on_known_devices(self) -> Self:
+        if self.latency and self.deployment != DeploymentSection():
+            raise ValueError("deployment and latency both say where latency counts; leave one of them out")
+        devices = [on_device(name) for name in self.latency]
+        for name in self.objectives:
+            if name.startswith(on_device("")) and name not in devices:
+                device = name.removeprefix(on_device(""))
+                raise ValueError(f"objectives: {name}: say where its table is, as in latency: {{{device}: FILE}}")
+        return self
 
     @model_validator(mode="after")
     def _limits_on_objectives(self) -> Self:

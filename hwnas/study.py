@@ -21,11 +21,13 @@ from hwnas.limits import starts_within
 from hwnas.progress import Progress, Quiet
 from hwnas.quantities import format_limits
 from hwnas.sample import first_networks, untrained_models
+from hwnas.sections import LATENCY
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategy import RandomSearch, Strategy
+from hwnas.target import targets
 from hwnas.trial import Trial
-from latency import Deployment, LatencyTable, cache_path, check, make_runtime
+from latency import Deployment, check
 from latency.deployment import usable_cores
 from objectives import cost
 from objectives.accuracy import guess
@@ -39,7 +41,6 @@ from spaces.wholefile import write_whole
 
 SPEC_FILE = "spec.yaml"
 DATA_FILE = "data.txt"
-TABLE_FILE = "latency.csv"
 
 
 def load(spec: Spec, progress: Progress | None = None) -> Data:
@@ -74,8 +75,8 @@ class Study:
         data: The images.
         store: The run folder.
         space: What can be built.
-        deployment: Where latency counts.
-        table: Its kernels.
+        targets: Where latency counts.
+        deployment: How files are run here: like on the first target that is here.
         objectives: Names of what is minimised.
         box: Where hypervolume is measured.
         plan: How networks train here, and how long.
@@ -105,19 +106,21 @@ class Study:
         for warning in data.report.warnings:
             progress.note(warning)
         self.space = PlainSpace(data.shape, len(data.classes), **arguments(spec.space, "kind"))
-        self.deployment = Deployment.here(**arguments(spec.deployment))
-        runtime = make_runtime(self.deployment)
-        self._unchanged("device", f"{self.deployment} with {runtime.version}")
-        self.table = LatencyTable.open(runtime, store.path / TABLE_FILE, shared=cache_path(runtime), note=progress.note)
+        self.targets = targets(spec, store.path, progress.note)
+        for target in self.targets:
+            header = target.table.header
+            name = "device" if target.objective == LATENCY else f"device {target.device}"
+            self._unchanged(name, f"{header.deployment} with {header.version}")
+        self.deployment = self._deployment()
         self.objectives = tuple(spec.objectives)
-        costs = Costs(self._cheap(), spec.limits, self.table.snapshot)
+        costs = Costs(self._cheap(), spec.limits, self._snapshot)
         device = plan.training_device()
         self._unchanged("training device", device.type)  # epochs are planned by its speed
         recipe = spec.recipe(plan.DEFAULT_EPOCHS, spec.seed)
         if store.get("box") is None:
             if spec.threads is not None and spec.threads > usable_cores():
                 raise SpecError(f"threads is {spec.threads}, and this process may use {usable_cores()} cores; lower it")
-            self._check_table()
+            self._check_tables()
             self._prepare(costs, recipe, device)
         self.box = store.read("box", Box.from_json)
         self.plan = store.read("plan", plan.Plan.from_json)
@@ -250,12 +253,24 @@ class Study:
                 "go on where all is as it was, or start a new search"
             )
 
-    def _check_table(self) -> None:
-        """Hold the table against whole networks of the space: limits are judged by its error, which is unknown else."""
-        if "latency" in self.objectives and self.table.header.check is None:
+    def _check_tables(self) -> None:
+        """Hold tables against whole networks of the space: limits are judged by their error, which is unknown else."""
+        for target in self.targets:
+            if target.objective not in self.objectives or target.table.header.check is not None:
+                continue
             networks = first_networks(self.space, self.spec.seed)
-            if len(networks) > 1:  # a space of one network leaves nothing to compare
-                check(self.table, untrained_models(networks, self.deployment.batch))
+            if not target.here:
+                self.progress.note(f"the table of {target.device} was never checked, so its intervals are wide")
+            elif len(networks) > 1:  # a space of one network leaves nothing to compare
+                check(target.table, untrained_models(networks, self.deployment.batch))
+
+    def _deployment(self) -> Deployment:
+        here = [target.table.header.deployment for target in self.targets if target.here]
+        return here[0] if here else Deployment.here(batch=self.targets[0].table.header.deployment.batch)
+
+    def _snapshot(self) -> str:
+        """What all predictions rest on."""
+        return " ".join(target.table.snapshot() for target in self.targets)
 
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""
@@ -287,7 +302,7 @@ class Study:
         known = {"params": cost.PARAMS, "macs": cost.MACS, "peak_memory": cost.PEAK_MEMORY}
         wanted = {"params", "macs", *self.spec.objectives}
         found = [objective for name, objective in known.items() if name in wanted]
-        return [*found, cost.latency(self.table)] if "latency" in wanted else found
+        return [*found, *(target.cheap() for target in self.targets if target.objective in wanted)]
 
     def _strategy(self, costs: Costs) -> Strategy:
         search, seed = self.spec.search, self.spec.seed

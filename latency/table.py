@@ -188,7 +188,8 @@ class LatencyTable:
         if missing and not self.runtime.here:
             raise MissingKernel(
                 f"the table {self.path} lacks {len(missing)} kernels, the first being '{missing[0]}'. It is of "
-                f"{self.header.version} on {self.header.deployment.device}, which this is not. {self._remedy()}"
+                f"{self.header.version} on {self.header.deployment.device}, which this is not. {self._remedy()}. "
+                "Or have them estimated: --allow-estimates"
             )
         if missing and self.header.memory is None:
             self.header = replace(self.header, memory=self.runtime.memory())

@@ -53,15 +53,21 @@ MACS = Objective("macs", _structural(macs))
 PEAK_MEMORY = Objective("peak_memory", _structural(peak_memory))
 
 
-def latency(table: LatencyTable) -> Objective:
+def latency(table: LatencyTable, name: str = "latency", *, allow_estimates: bool = False) -> Objective:
     """Milliseconds for one batch, from a table of the target device; kernels it lacks are measured on the way.
 
     Weights do not matter to a kernel's time, so the network is lowered without.
+
+    Args:
+        table: Of the device.
+        name: Of the objective, where there are several devices.
+        allow_estimates: Whether kernels that the table lacks are estimated, and not measured.
     """
 
     def estimate(archs: Sequence[Arch]) -> list[Estimate]:
         batch = table.runtime.deployment.batch
         models = [to_onnx(arch, None, batch=batch) for arch in archs]
-        return [Estimate(found.ms, found.low_ms, found.high_ms) for found in table.predict_many(models)]
+        predicted = table.predict_many(models, allow_estimates=allow_estimates)
+        return [Estimate(found.ms, found.low_ms, found.high_ms) for found in predicted]
 
-    return Objective("latency", estimate)
+    return Objective(name, estimate)

@@ -200,14 +200,15 @@ def test_a_reference_that_does_not_fit_into_memory_is_left_out_and_says_so(opene
 
 def test_a_reference_whose_latency_cannot_be_had_is_left_out_and_says_so(opened):
     opened.spec = opened.spec.resolve({"final.references": True})
-    real = opened.table.predict_many
+    table = opened.targets[0].table
+    real = table.predict_many
 
-    def refusing(files):
+    def refusing(files, **options):
         if len(files) > len(front._chosen(opened)):
             raise LatencyError("no such operator")
-        return real(files)
+        return real(files, **options)
 
-    opened.table.predict_many = refusing
+    table.predict_many = refusing
     manifest = front.finish(opened)
     assert manifest.models
     assert manifest.references == []
@@ -324,8 +325,9 @@ def test_files_of_an_earlier_end_go_only_when_there_is_a_new_one(opened, monkeyp
 
 def test_limits_that_the_finished_network_exceeds_are_marked(opened):
     finalists, _ = train_all(opened, front._chosen(opened), [])
-    (latency,) = manifests.read(opened.store.path).models[0].latency.values()
+    latencies = manifests.read(opened.store.path).models[0].latency
+    (latency,) = latencies.values()
     opened.spec = opened.spec.model_copy(update={"limits": {"latency": 0.99 * latency.p50_ms, "params": 1e9}})
     file = front.to_onnx(finalists[0].arch, finalists[0].state.value)
-    model = front._model(opened, 1, finalists[0], file, latency, opened.store.path / "front")
+    model = front._model(opened, 1, finalists[0], file, latencies, opened.store.path / "front")
     assert model.over_limits == ["latency"]

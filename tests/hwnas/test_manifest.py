@@ -23,7 +23,7 @@ def test_has_the_documented_keys(manifest: Manifest, tmp_path: Path) -> None:
         *("parity_max_abs_err", "input", "epochs", "lineage"),
     }
     (latency,) = model["latency"].values()
-    assert latency.keys() == {"predicted_ms", "low_ms", "high_ms", "p50_ms", "p95_ms", "table"}
+    assert latency.keys() == {"predicted_ms", "low_ms", "high_ms", "estimated_kernels", "p50_ms", "p95_ms", "table"}
     assert model["accuracy"].keys() == {"val", "val_stderr", "test", "onnx_test"}
     assert model["input"] == {"shape": [1, 1, 8, 8], "layout": "NCHW", "range": [0.0, 1.0]}
 

@@ -88,7 +88,7 @@ def test_the_manifest_has_all_that_was_promised(searched):
         assert {"id", "file", "sha256", "params", "macs", "peak_memory", "epochs", "lineage"} <= model.keys()
         ((device, latency),) = model["latency"].items()
         assert device.startswith("ort-cpu_")
-        assert {"predicted_ms", "low_ms", "high_ms", "p50_ms", "p95_ms", "table"} == latency.keys()
+        assert {"predicted_ms", "low_ms", "high_ms", "estimated_kernels", "p50_ms", "p95_ms", "table"} == latency.keys()
         assert 0 < latency["low_ms"] <= latency["predicted_ms"] <= latency["high_ms"]
         assert 0 < latency["p50_ms"] <= latency["p95_ms"]
         assert {"val", "val_stderr", "test", "onnx_test"} == model["accuracy"].keys()
