@@ -143,14 +143,13 @@ def check_table(networks: "pd.DataFrame") -> Table:
     """Predicted against measured latency for a terminal; `networks` is that of a `latency.profile.CheckReport`."""
     grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
     grid.add_column("network", no_wrap=True)
-    for header in ("kernels", "predicted ms", "interval", "measured ms", "error", "noise"):
+    for header in ("kernels", "predicted ms", "measured ms", "error", "noise"):
         grid.add_column(header, justify="right", no_wrap=True)
     for row in networks.to_dict("records"):
         grid.add_row(
             str(row["name"]),
             str(row["kernels"]),
             f"{row['predicted_ms']:.3g}",
-            f"{row['low_ms']:.3g} to {row['high_ms']:.3g}",
             f"{row['measured_ms']:.3g}",
             f"{row['error']:+.1%}",
             f"{row['noise']:.1%}",

@@ -21,10 +21,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from latency import run_bundle, workload
 from latency.deployment import Bundled, Deployment, instructions, name_processor
 from latency.kernels import Kernel
-from latency.memory import Memory
+from latency.memory import MIDDLE_BYTES, Memory
 from latency.ortcpu import LEVELS, OrtCpu, read_graph
 from latency.profile import CheckReport, judge
-from latency.run_bundle import BUNDLE_FORMAT, DEGREE, LADDER, timer_is_sound
+from latency.run_bundle import BLOCK_BYTES, BUNDLE_FORMAT, DEGREE, LADDER, timer_is_sound
 from latency.shapes import Program, fix_batch
 from latency.table import LatencyTable
 from latency.timing import Protocol, Timing, summarise_network, summarise_passes
@@ -37,6 +37,8 @@ MOST_BYTES = 64 << 20
 _ROUNDS = 6
 _UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, AttributeError, DecodeError)
 _PROBE = "probe"
+# First letters of composites: how much is read between two uses of their weights.
+_DISTANCES = {"m": MIDDLE_BYTES, "c": BLOCK_BYTES}
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,10 @@ def pack_kernels(path: Path, trip: Trip) -> int:
         if weight_bytes(kernel) > workload.NEAR_BYTES:
             works[f"f{name}"], far[f"f{name}"] = workload.far(kernel)
     composites: dict[str, list[str]] = {}
-    small = [kernel for kernel in lines if kernel.constants and weight_bytes(kernel) <= workload.NEAR_BYTES]
-    for i, (part, work) in enumerate(workload.composites(small)):
-        works[f"c{i}"], composites[f"c{i}"] = work, [lines[kernel] for kernel in part]
+    small = [kernel for kernel in lines if 0 < weight_bytes(kernel) <= workload.NEAR_BYTES]
+    for letter, nbytes in _DISTANCES.items():
+        for i, (part, work) in enumerate(workload.composites(small, nbytes)):
+            works[f"{letter}{i}"], composites[f"{letter}{i}"] = work, [lines[kernel] for kernel in part]
     probed = [kernel for kernel in programs[_PROBE].kernels if kernel.constants]
     probes: dict[str, tuple[str, float, int]] = {}
     for i, (kernel, mb, nodes, work) in enumerate(workload.probes(probed)):
@@ -224,25 +227,28 @@ def table_of(trip: Trip, path: Path) -> tuple[LatencyTable, CheckReport | None]:
     table.keep(rows.values(), _memory(trip), trip.cores)
     if not networks:
         return table, None
-    predicted = [
-        table.total([rows[name][0] for name in network["kernels"]], network["footprint"])
+    sums = [
+        table.sums([rows[name][0] for name in network["kernels"]], network["footprint"])
         for network in networks.values()
     ]
     measured = [summarise_network(_passes(trip, name)) for name in networks]
-    return table, judge(table, [network["name"] for network in networks.values()], predicted, measured)
+    return table, judge(table, [network["name"] for network in networks.values()], sums, measured)
 
 
-def _rows(trip: Trip) -> dict[str, tuple[Kernel, Timing, float]]:
-    """The rows of the table: kernels, timings, and what cold weights add in microseconds."""
+def _rows(trip: Trip) -> dict[str, tuple[Kernel, Timing, tuple[float, float]]]:
+    """The rows of the table: kernels, timings, and what distant weights add in microseconds."""
     kernels = {name: Kernel.parse(line) for name, line in trip.job["kernels"].items()}
     timings = {name: summarise_passes(_passes(trip, name)) for name in kernels}
-    cold = dict.fromkeys(kernels, 0.0)
+    distant = {letter: dict.fromkeys(kernels, 0.0) for letter in _DISTANCES}
     for composite, names in trip.job["composites"].items():
-        cold |= {name: trip.values[composite][str(i)] for i, name in enumerate(names)}
+        distant[composite[0]] |= {name: trip.values[composite][str(i)] for i, name in enumerate(names)}
+    middle, cold = distant.values()
     for task, turns in trip.job["far"].items():
         name = task.removeprefix("f")
         cold[name] = max(0.0, 1e6 * trip.values[task] / turns - timings[name].min_us)
-    return {name: (kernel, timings[name], cold[name]) for name, kernel in kernels.items()}
+    return {
+        name: (kernel, timings[name], (min(middle[name], cold[name]), cold[name])) for name, kernel in kernels.items()
+    }
 
 
 def _passes(trip: Trip, task: str) -> list[Any]:

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from latency.kernels import Kernel
-from latency.workload import weight_bytes
+from latency.workload import NEAR_BYTES, weight_bytes
 from spaces.errors import MissingKernel
 
 LEAST_ROWS = 30
@@ -34,7 +34,7 @@ class Estimator:
     """Learned from the rows of a table.
 
     Args:
-        frame: The rows, indexed by kernel (as text), with ``min_us`` and ``cold_us``.
+        frame: The rows, indexed by kernel (as text), with ``min_us``, ``middle_us`` and ``cold_us``.
 
     Raises:
         MissingKernel: If there are fewer than ``LEAST_ROWS``.
@@ -47,28 +47,28 @@ class Estimator:
             )
         rows = frame.sample(min(len(frame), _MOST_ROWS), random_state=0)
         self._kernels = [Kernel.parse(line) for line in rows.index]
-        self._us, self._cold_us = rows["min_us"].to_numpy(), rows["cold_us"].to_numpy()
+        self._us = rows["min_us"].to_numpy()
         self._operators = sorted({_operator(kernel) for kernel in self._kernels})
         features = np.array([_features(kernel) for kernel in self._kernels])
         self._mean, self._scale = features.mean(0), np.where(features.std(0) > 0, features.std(0), 1)
         work = np.array([_work(kernel) for kernel in self._kernels])
         # Of a kernel's time, not of all time: each counts alike.
         self._rates, _ = nnls(work / self._us[:, None], np.ones(len(self._us)))
-        weights = np.array([[weight_bytes(kernel), float(weight_bytes(kernel) > 0)] for kernel in self._kernels])
-        self._cold_rates, _ = nnls(weights / (1 + self._us[:, None]), self._cold_us / (1 + self._us))
+        weights = _weights(self._kernels) / (1 + self._us[:, None])
+        distant = rows[["middle_us", "cold_us"]].to_numpy() / (1 + self._us[:, None])
+        self._distant_rates = np.column_stack([nnls(weights, column)[0] for column in distant.T])
 
     def estimate(self, kernels: Sequence[Kernel]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What kernels take.
 
         Returns:
-            Microseconds [n]; what cold weights add, in microseconds [n]; and the covariance [n, n] of the logarithms of
-            the first: kernels that are alike are wrong together.
+            Microseconds [n]; what distant weights add, ``middle_us`` and ``cold_us`` [n, 2]; and the covariance [n, n]
+            of the logarithms of the first: kernels that are alike are wrong together.
         """
         factor, covariance = self._process.predict(self._vectors(kernels), return_cov=True)
         strange = [_operator(kernel) not in self._operators for kernel in kernels]
         covariance = covariance + np.diag(np.where(strange, _STRANGE, 0.0))
-        cold = np.array([[weight_bytes(kernel), float(weight_bytes(kernel) > 0)] for kernel in kernels])
-        return self._roofline(kernels) * np.exp(factor), cold @ self._cold_rates, covariance
+        return self._roofline(kernels) * np.exp(factor), _weights(kernels) @ self._distant_rates, covariance
 
     @cached_property
     def _process(self):  # type: ignore[no-untyped-def]
@@ -103,6 +103,13 @@ def macs(kernel: Kernel) -> int:
         return values * math.prod(weights[1:])
     read = kernel.inputs[0]
     return values * read.shape[-1] if read and kernel.op in ("Gemm", "FusedGemm", "MatMul") else 0
+
+
+def _weights(kernels: Sequence[Kernel]) -> np.ndarray:
+    """Bytes of weights that are timed near; whether there are any; and bytes of those that are not."""
+    sizes = np.array([weight_bytes(kernel) for kernel in kernels], float)
+    near = sizes <= NEAR_BYTES
+    return np.column_stack([sizes * near, near & (sizes > 0), sizes * ~near])
 
 
 def _work(kernel: Kernel) -> list[float]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 MB = 1 << 20
+MIDDLE_BYTES = 8 * MB
+"""What no cache next to a processor holds, and most last-level caches do."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,22 @@ class Memory:
         """The share for so many bytes between two uses of the same weights."""
         return float(np.interp(np.log(max(nbytes, 1) / MB), np.log(self.mb), self.share))
 
-    def beyond(self, nbytes: float, measured: float) -> float:
-        """The same share for a kernel that was measured with ``measured`` bytes between two uses of its weights."""
-        already = self.at(measured)
-        return max(0.0, (self.at(nbytes) - already) / (1 - already)) if already < 1 else 0.0
+    def extra(self, nbytes: float, middle_us: Any, cold_us: Any) -> Any:
+        """What kernels take longer with so many bytes between two uses of their weights.
+
+        Args:
+            nbytes: Those bytes.
+            middle_us: What each takes longer with ``MIDDLE_BYTES`` between them.
+            cold_us: What each takes longer with its weights in main memory.
+
+        >>> memory = Memory(mb=(1.0, 8.0, 128.0), share=(0.0, 0.4, 1.0))
+        >>> [memory.extra(mb * 2**20, 10.0, 20.0) for mb in (1, 8, 128)]
+        [0.0, 10.0, 20.0]
+        """
+        share, middle = self.at(nbytes), self.at(MIDDLE_BYTES)
+        if share <= middle:
+            return middle_us * (share / middle if middle else 0.0)
+        return middle_us + (cold_us - middle_us) * ((share - middle) / (1 - middle))
 
     @classmethod
     def measured(cls, mb: Sequence[float], seconds: Sequence[Sequence[float]]) -> "Memory":

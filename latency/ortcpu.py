@@ -12,8 +12,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from latency import workload
 from latency.deployment import Bundled, Deployment, instructions, processor
 from latency.kernels import Kernel
-from latency.memory import Memory
+from latency.memory import MIDDLE_BYTES, Memory
 from latency.run_bundle import (
+    BLOCK_BYTES,
     PROBE_MS,
     Stopwatch,
     cold_us,
@@ -110,30 +111,32 @@ class OrtCpu:
             self._must_run_copies()
             return stopwatch(self._session(workload.copies(kernel, copies)))
 
-    def cold(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[float]:
-        """What kernels take longer, in microseconds, when their weights come from memory.
+    def distant(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[tuple[float, float]]:
+        """What kernels take longer when their weights are not near: with ``MIDDLE_BYTES`` between, and from memory.
 
-        Large weights: many sets of them take turns. Small ones would need thousands of those: a session holds many
-        kernels instead, and the runtime's own profile, in whole microseconds, tells a kernel's first run from its next.
+        Small weights: a session holds many kernels, and the runtime's own profile, in whole microseconds, tells a
+        kernel's first run from its next. Large ones are timed in the middle already; many sets of them take turns
+        within more than the caches hold.
 
         Raises:
             LatencyError: If the runtime refuses a kernel.
         """
-        found = dict.fromkeys(kernels, 0.0)
-        weighty = [kernel for kernel in kernels if kernel.constants]
-        for part, model in workload.composites([k for k in weighty if weight_bytes(k) <= workload.NEAR_BYTES]):
-            with self._refusing(f"{len(part)} kernels in one session"):
-                times = cold_us(model.model.SerializeToString(), model.weights, self.deployment.threads)
-            if times is None:
-                raise LatencyError(f"{self.version} does not run independent nodes in order; install another version")
-            found |= {kernel: times[str(number)] for number, kernel in enumerate(part)}
+        small = [kernel for kernel in kernels if 0 < weight_bytes(kernel) <= workload.NEAR_BYTES]
+        middle, cold = (dict.fromkeys(kernels, 0.0) for _ in range(2))
+        for found, nbytes in ((middle, MIDDLE_BYTES), (cold, BLOCK_BYTES)):
+            for part, work in workload.composites(small, nbytes):
+                with self._refusing(f"{len(part)} kernels in one session"):
+                    times = cold_us(work.model.SerializeToString(), work.weights, self.deployment.threads)
+                if times is None:
+                    raise LatencyError(f"{self.version} runs independent nodes in disorder; install another version")
+                found.update({kernel: times[str(number)] for number, kernel in enumerate(part)})
         for kernel, near in zip(kernels, near_us, strict=True):
             if weight_bytes(kernel) > workload.NEAR_BYTES:
-                model, turns = workload.far(kernel)
+                work, turns = workload.far(kernel)
                 with self._refusing(str(kernel)):
-                    each = stopwatch(self._session(model))
-                    found[kernel] = max(0.0, 1e6 * min(each() for _ in range(_COLD_RUNS)) / turns - near)
-        return [found[kernel] for kernel in kernels]
+                    each = stopwatch(self._session(work))
+                    cold[kernel] = max(0.0, 1e6 * min(each() for _ in range(_COLD_RUNS)) / turns - near)
+        return [(min(middle[kernel], cold[kernel]), cold[kernel]) for kernel in kernels]
 
     def memory(self) -> Memory:
         """How far weights are, as kernels feel it whose weights take turns within more and more bytes."""

@@ -11,13 +11,15 @@ import onnx
 import pandas as pd
 from scipy.stats import kendalltau
 
+from latency.calibration import Calibration
 from latency.runtimes import Runtime
-from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, Latency, LatencyTable, now
+from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, Sums, now
 from latency.tablefile import Check
 from latency.timing import Measured, Protocol, measure_many
 from spaces.errors import LatencyError
 
 _ROUNDS = 6
+_NONE = Calibration()
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class CheckReport:
 
     Attributes:
         check: The result in numbers, as the table's header keeps it.
-        networks: A row per network: ``name``, ``kernels``, ``predicted_ms``, ``low_ms``, ``high_ms`` (the interval from
-            before the check), ``measured_ms`` (quiet), ``p50_ms``, ``p95_ms``, ``error`` (predicted / measured - 1) and
-            ``noise`` (relative difference between two measurements of it).
+        networks: A row per network: ``name``, ``kernels``, ``predicted_ms`` (by a calibration to the others),
+            ``measured_ms`` (quiet), ``p50_ms``, ``p95_ms``, ``error`` (predicted / measured - 1) and ``noise``
+            (relative difference between two measurements of it).
     """
 
     check: Check
@@ -40,7 +42,9 @@ class CheckReport:
         return (
             f"{check.networks} networks: mean error {check.mape:.1%} (noise floor {check.noise_floor:.1%}), "
             f"{check.within_5:.0%} within 5 %, {check.within_10:.0%} within 10 %, Kendall tau {tau}; "
-            f"nine in ten measure between {check.low:.2f} and {check.high:.2f} times their prediction"
+            f"nine in ten measure between {check.low:.2f} and {check.high:.2f} times their prediction. Each was "
+            f"predicted by a calibration to the others; to all: {check.calibration.near:.2f} x kernels, "
+            f"{check.calibration.far:.2f} x distant weights"
         )
 
 
@@ -91,44 +95,46 @@ def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = 
         )
     if rounds < 2:
         raise LatencyError(f"rounds={rounds}, but the noise floor compares odd rounds with even ones: take at least 2")
-    models = list({frozenset(Counter(table.runtime.lower(model).kernels).items()): model for model in models}.values())
-    if len(models) < 2:
-        raise LatencyError(f"a check needs at least 2 different networks, not {len(models)}; name more of them")
-    predicted, protocol = table.predict_many(models), table.header.protocol
+    lowered = [(model, table.runtime.lower(model)) for model in models]
+    different = {frozenset(Counter(program.kernels).items()): (model, program) for model, program in lowered}
+    if len(different) < 2:
+        raise LatencyError(f"a check needs at least 2 different networks, not {len(different)}; name more of them")
+    models, programs = zip(*different.values(), strict=True)
+    table.extend(kernel for program in programs for kernel in program.kernels)
+    protocol = table.header.protocol
     # Many short rounds: noise comes in spells, and a study waits for its check.
     measured = measure_many(table.runtime, models, replace(protocol, network_ms=protocol.network_ms / 3), rounds)
-    return judge(table, [model.graph.name for model in models], predicted, measured)
+    sums = [table.sums(program.kernels, program.footprint) for program in programs]
+    return judge(table, [model.graph.name for model in models], sums, measured)
 
 
-def judge(
-    table: LatencyTable, names: Sequence[str], predicted: Sequence[Latency], measured: Sequence[Measured]
-) -> CheckReport:
-    """Hold predictions of a table against measurements of the same networks.
+def judge(table: LatencyTable, names: Sequence[str], sums: Sequence[Sums], measured: Sequence[Measured]) -> CheckReport:
+    """Hold a table against measurements of networks, each predicted by a calibration to the others.
 
-    The result is kept in the table's header, unless one is there that rests on more networks.
+    The result, with a calibration to all, is kept in the table's header, unless one is there of more networks.
     """
+    near, far = [each.near_ms for each in sums], [each.far_ms for each in sums]
+    quiet = [result.quiet_ms for result in measured]
     networks = pd.DataFrame(
         {
             "name": names,
-            "kernels": [latency.kernels for latency in predicted],
-            "predicted_ms": [latency.ms for latency in predicted],
-            "low_ms": [latency.low_ms for latency in predicted],
-            "high_ms": [latency.high_ms for latency in predicted],
-            "measured_ms": [result.quiet_ms for result in measured],
+            "kernels": [each.kernels for each in sums],
+            "predicted_ms": Calibration.left_out(near, far, quiet),
+            "measured_ms": quiet,
             "p50_ms": [result.p50_ms for result in measured],
             "p95_ms": [result.p95_ms for result in measured],
         }
     )
     networks["error"] = networks["predicted_ms"] / networks["measured_ms"] - 1
     networks["noise"] = [noise(result.rounds) for result in measured]
-    result = summarise(networks)
+    result = summarise(networks, Calibration.fitted(near, far, quiet))
     known = table.header.check
     if known is None or known.networks <= result.networks:
         table.record(result)
     return CheckReport(result, networks)
 
 
-def summarise(networks: pd.DataFrame) -> Check:
+def summarise(networks: pd.DataFrame, calibration: Calibration = _NONE) -> Check:
     """The numbers of a check from its networks (columns ``predicted_ms``, ``measured_ms``, ``noise``).
 
     >>> frame = pd.DataFrame({"predicted_ms": [1.0, 2.0], "measured_ms": [1.0, 2.5], "noise": [0.01, 0.03]})
@@ -149,6 +155,7 @@ def summarise(networks: pd.DataFrame) -> Check:
         noise_floor=float(networks["noise"].mean()),
         low=low,
         high=high,
+        calibration=calibration,
         date=now(),
     )
 

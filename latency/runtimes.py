@@ -47,12 +47,15 @@ class Runtime(Protocol):
         """
         ...
 
-    def cold(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[float]:
-        """What kernels take longer, in microseconds, when their weights come from memory.
+    def distant(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[tuple[float, float]]:
+        """What kernels take longer, in microseconds, when their weights are not near.
 
         Args:
             kernels: What to measure.
             near_us: What each takes as ``kernel`` times it.
+
+        Returns:
+            For each with ``MIDDLE_BYTES`` between two uses of the same weights, and with weights from main memory.
 
         Raises:
             LatencyError: If the runtime refuses a kernel.

@@ -13,6 +13,7 @@ import pandas as pd
 import platformdirs
 from filelock import FileLock
 
+from latency.calibration import Calibration
 from latency.deployment import usable_cores
 from latency.estimate import Estimator
 from latency.kernels import Kernel
@@ -20,8 +21,10 @@ from latency.memory import Memory
 from latency.runtimes import Runtime, make_runtime
 from latency.tablefile import FORMAT, Check, Header, make_frame, read, snapshot, write
 from latency.timing import Protocol, Timing, time_kernels
-from latency.workload import near_bytes
 from spaces.errors import MissingKernel, TableError
+
+Row = tuple[Kernel, Timing, tuple[float, float]]
+"""A kernel, its timing, and ``middle_us`` and ``cold_us``."""
 
 # Measured / predicted where nothing was checked. What a table leaves out makes networks slower than their kernels more
 # often than faster.
@@ -53,6 +56,27 @@ class Latency:
     table: str
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What the kernels of a network take together, in milliseconds.
+
+    Attributes:
+        near_ms: With weights near, at their fastest.
+        median_ms: The same, by the medians of the passes.
+        far_ms: What it adds that weights come from further away.
+        doubt_ms: Standard deviation of what was estimated.
+        kernels: How many the network runs.
+        estimated: How many of them are estimated.
+    """
+
+    near_ms: float
+    median_ms: float
+    far_ms: float
+    doubt_ms: float
+    kernels: int
+    estimated: int
+
+
 class LatencyTable:
     """Kernels of one deployment and what each of them takes.
 
@@ -73,7 +97,8 @@ class LatencyTable:
         note: Is told if the shared table cannot be used.
         header: What all rows have in common.
         frame: The rows, indexed by kernel (as text): ``median_us`` and ``min_us`` of the passes, ``spread`` ((largest -
-            smallest) / median), ``passes``, and ``cold_us``, what weights add that come from main memory.
+            smallest) / median), ``passes``; and what it adds that weights are not near: ``middle_us`` with
+            ``memory.MIDDLE_BYTES`` between two uses of them, ``cold_us`` if they come from main memory.
     """
 
     def __init__(self, runtime: Runtime, path: Path, protocol: Protocol | None = None) -> None:
@@ -196,8 +221,8 @@ class LatencyTable:
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
             timings = time_kernels(self.runtime, batch, self.header.protocol)
-            cold = self.runtime.cold(batch, [timing.min_us for timing in timings])
-            self._keep(_frame(zip(batch, timings, cold, strict=True)))
+            distant = self.runtime.distant(batch, [timing.min_us for timing in timings])
+            self._keep(_frame(zip(batch, timings, distant, strict=True)))
             if progress:
                 progress(start + len(batch), len(missing))
         return len(missing)
@@ -244,7 +269,19 @@ class LatencyTable:
         self.save()
 
     def total(self, kernels: Iterable[Kernel], footprint: int) -> Latency:
-        """What a network of these kernels takes; those that the table lacks are estimated.
+        """What a network of these kernels takes; see ``sums``."""
+        sums, check = self.sums(kernels, footprint), self.header.check
+        calibration = check.calibration if check else Calibration()
+        ms = calibration.total(sums.near_ms, sums.far_ms)
+        if check:
+            low, high = ms * min(1.0, check.low), ms * max(1.0, check.high)
+        else:
+            low, high = ms * UNCHECKED_LOW, (sums.median_ms + sums.far_ms) * UNCHECKED_HIGH
+        unknown = float(np.exp(_NINE_IN_TEN * sums.doubt_ms / ms))
+        return Latency(ms, low / unknown, high * unknown, sums.kernels, sums.estimated, self.snapshot())
+
+    def sums(self, kernels: Iterable[Kernel], footprint: int) -> Sums:
+        """What the kernels of a network take together; those that the table lacks are estimated.
 
         Args:
             kernels: Each as often as the network runs it.
@@ -256,36 +293,29 @@ class LatencyTable:
         # Sorted, because a runtime orders independent kernels as it likes, and sums of floats depend on the order.
         counts = dict(sorted(Counter(kernels).items(), key=lambda entry: str(entry[0])))
         repeats, memory = np.fromiter(counts.values(), float), self.header.memory
-        rows = self.frame.reindex([str(kernel) for kernel in counts])[["min_us", "median_us", "cold_us"]].to_numpy()
+        columns = ["min_us", "median_us", "middle_us", "cold_us"]
+        rows = self.frame.reindex([str(kernel) for kernel in counts])[columns].to_numpy()
         missing = np.flatnonzero(np.isnan(rows[:, 0]))
         doubt = 0.0
         if len(missing):
             listed = list(counts)
-            us, cold, covariance = self._estimated().estimate([listed[i] for i in missing])
-            rows[missing] = np.column_stack([us, us, cold])
+            us, distant, covariance = self._estimated().estimate([listed[i] for i in missing])
+            rows[missing] = np.column_stack([us, us, distant])
             doubt = float(np.sqrt((repeats[missing] * us) @ covariance @ (repeats[missing] * us)))
-        shares = [memory.beyond(footprint, near_bytes(kernel)) if memory else 0.0 for kernel in counts]
-        least, middle = (repeats @ rows[:, :2] + repeats @ (rows[:, 2] * shares)) / 1e3
-        if check := self.header.check:
-            low, high = least * min(1.0, check.low), least * max(1.0, check.high)
-        else:
-            low, high = least * UNCHECKED_LOW, middle * UNCHECKED_HIGH
-        unknown = np.exp(_NINE_IN_TEN * doubt / 1e3 / least)
-        estimated = int(repeats[missing].sum())
-        return Latency(
-            float(least), float(low / unknown), float(high * unknown), int(repeats.sum()), estimated, self.snapshot()
-        )
+        near, median, middle, cold = (float(total) for total in repeats @ rows / 1e3)
+        far = memory.extra(footprint, middle, cold) if memory else 0.0
+        return Sums(near, median, far, doubt / 1e3, int(repeats.sum()), int(repeats[missing].sum()))
 
     def _estimated(self) -> Estimator:
         if self._estimator is None or self._estimator[0] != self.snapshot():
             self._estimator = self.snapshot(), Estimator(self.frame)
         return self._estimator[1]
 
-    def keep(self, rows: Iterable[tuple[Kernel, Timing, float]], memory: Memory | None, cores: int) -> None:
+    def keep(self, rows: Iterable[Row], memory: Memory | None, cores: int) -> None:
         """Add what was measured elsewhere, unless it is known already, and write the file.
 
         Args:
-            rows: Kernels, their timings, and what cold weights add in microseconds.
+            rows: What was measured.
             memory: How far weights are there.
             cores: Cores that the measuring process could use.
 
@@ -353,11 +383,11 @@ class LatencyTable:
         )
 
 
-def _frame(rows: Iterable[tuple[Kernel, Timing, float]]) -> pd.DataFrame:
+def _frame(rows: Iterable[Row]) -> pd.DataFrame:
     return make_frame(
         {
-            str(kernel): (timing.median_us, timing.min_us, timing.spread, timing.passes, round(cold, 3))
-            for kernel, timing, cold in rows
+            str(kernel): (t.median_us, t.min_us, t.spread, t.passes, round(middle, 3), round(cold, 3))
+            for kernel, t, (middle, cold) in rows
         }
     )
 

@@ -7,8 +7,8 @@
     # device: Intel Xeon model 85 avx512
     # ...
     # snapshot: 5f0c1f9a7f6e2d11
-    kernel,median_us,min_us,spread,passes,cold_us
-    Relu@14 1x16x32x32 -> 1x16x32x32,1.93,1.87,0.061,3,0.0
+    kernel,median_us,min_us,spread,passes,middle_us,cold_us
+    Relu@14 1x16x32x32 -> 1x16x32x32,1.93,1.87,0.061,3,0.0,0.0
 
 The snapshot is a hash of everything else, so that a file that was cut short or edited is told from a whole one.
 """
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from latency.calibration import Calibration
 from latency.deployment import Bundled, Deployment
 from latency.memory import Memory
 from latency.timing import Protocol
@@ -31,7 +32,7 @@ from spaces.wholefile import write_whole
 
 FORMAT = 2
 _TITLE = f"# hwnas latency table, format {FORMAT}"
-_TYPES = {"median_us": float, "min_us": float, "spread": float, "passes": int, "cold_us": float}
+_TYPES = {"median_us": float, "min_us": float, "spread": float, "passes": int, "middle_us": float, "cold_us": float}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Check:
         noise_floor: Mean difference between two measurements of the same network: no prediction can do better.
         low: Measured / predicted: lower end of an interval for nine networks in ten.
         high: Its upper end.
+        calibration: Fitted to these networks; all above is of predictions by a calibration to the others.
         date: When, in ISO format.
     """
 
@@ -58,6 +60,7 @@ class Check:
     noise_floor: float
     low: float
     high: float
+    calibration: Calibration
     date: str
 
 
@@ -88,10 +91,10 @@ class Header:
     check: Check | None = None
 
 
-def make_frame(rows: dict[str, tuple[float, float, float, int, float]]) -> pd.DataFrame:
-    """Rows of a table, by kernel: median_us, min_us, spread, passes, cold_us.
+def make_frame(rows: dict[str, tuple[float, float, float, int, float, float]]) -> pd.DataFrame:
+    """Rows of a table, by kernel: median_us, min_us, spread, passes, middle_us, cold_us.
 
-    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, 0.0)}).loc["Relu@14 1x8 -> 1x8", "min_us"]
+    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, 0.0, 0.0)}).loc["Relu@14 1x8 -> 1x8", "min_us"]
     np.float64(1.9)
     """
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_TYPES)).astype(_TYPES)
@@ -168,7 +171,7 @@ def _parse_header(text: str) -> Header:
         Protocol(**json.loads(entries["protocol"])),
         memory and Memory(tuple(memory["mb"]), tuple(memory["share"])),
         bundled and Bundled(**bundled),
-        check and Check(**check),
+        check and Check(**{**check, "calibration": Calibration(**check["calibration"])}),
     )
 
 
@@ -182,9 +185,9 @@ def _parse_body(text: str) -> pd.DataFrame:
     if list(frame.columns) != list(_TYPES) or not frame.index.is_unique:
         raise ValueError(f"columns must be kernel, {', '.join(_TYPES)}, and each kernel may stand there once")
     times = frame[["median_us", "min_us"]].to_numpy()
-    cold = frame["cold_us"].to_numpy()
-    if not (np.isfinite(times).all() and (times > 0).all() and np.isfinite(cold).all() and (cold >= 0).all()):
-        raise ValueError("a kernel's time must be a number above 0, and what cold weights add none below 0")
+    distant = frame[["middle_us", "cold_us"]].to_numpy()
+    if not (np.isfinite(times).all() and (times > 0).all() and np.isfinite(distant).all() and (distant >= 0).all()):
+        raise ValueError("a kernel's time must be a number above 0, and what distant weights add none below 0")
     return frame
 
 

@@ -65,9 +65,9 @@ class TorchCuda:
 
         return self._clock(work, str(kernel))
 
-    def cold(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[float]:
+    def distant(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[tuple[float, float]]:
         """Nothing: weights are met in the GPU's memory or in its last-level cache, as they are in a network."""
-        return [0.0] * len(kernels)
+        return [(0.0, 0.0)] * len(kernels)
 
     def memory(self) -> None:
         """Not known, and not needed."""

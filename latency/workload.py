@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from latency.kernels import Kernel, Operand
-from latency.memory import MB
+from latency.memory import MB, MIDDLE_BYTES
 from latency.run_bundle import BLOCK_BYTES, CACHE_LINE, LARGE_BYTES, Weight
 
 CALL = "Call"
@@ -24,13 +24,10 @@ PROBED_MB = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 # The second-level cache holds them, the first-level one does not.
 _NEAR_SETS = 16
-# Weights too large to be near are timed as they take turns within what a last-level cache holds.
-_MIDDLE_BYTES = 8 * MB
-# A session of kernels whose weights come from memory: these may take up the start of the block, the rest of which is
-# read before they are; and not many kernels, since one that fails takes the others with it.
-_COLD_BYTES = BLOCK_BYTES // 4
-_COLD_KERNELS = 100
-_COLD_ACTIVATIONS = 256 * MB
+# Sessions of many kernels whose weights are to be far: those may take up a part of what is read in a run, the rest of
+# which is read before them; and not many kernels, since one that fails takes the others with it.
+_PART = {MIDDLE_BYTES: MIDDLE_BYTES // 2, BLOCK_BYTES: BLOCK_BYTES // 4}
+_MOST_KERNELS = 100
 # Old enough for every runtime we support; a kernel of ONNX's own operators brings its version along.
 _PLAIN_OPSET = 13
 _IR_VERSION = 8
@@ -154,12 +151,7 @@ def near_sets(kernel: Kernel) -> int:
     size = weight_bytes(kernel)
     if size == 0:
         return 1
-    return min(_NEAR_SETS, NEAR_BYTES // size) if size <= NEAR_BYTES else -(-_MIDDLE_BYTES // size)
-
-
-def near_bytes(kernel: Kernel) -> int:
-    """Bytes that are read between two uses of the same weights as a kernel is timed."""
-    return near_sets(kernel) * weight_bytes(kernel)
+    return min(_NEAR_SETS, NEAR_BYTES // size) if size <= NEAR_BYTES else -(-MIDDLE_BYTES // size)
 
 
 def weight_bytes(kernel: Kernel) -> int:
@@ -173,25 +165,30 @@ def far(kernel: Kernel) -> tuple[Workload, int]:
     return copies(kernel, turns, turns), turns
 
 
-def composites(kernels: Sequence[Kernel]) -> Iterator[tuple[list[Kernel], Workload]]:
+def composites(kernels: Sequence[Kernel], nbytes: int) -> Iterator[tuple[list[Kernel], Workload]]:
     """Kernels side by side, each of them four times, as ``run_bundle.cold_us`` reads them, in sessions of some each.
 
-    What is read first is the whole block, so that the weights of all kernels come from memory.
+    Args:
+        kernels: With weights that can be near.
+        nbytes: Read and written between two uses of the same weights: ``MIDDLE_BYTES`` or all of the block. What the
+            kernels leave of it is read first.
     """
     groups: dict[int, list[Kernel]] = {}
     for kernel in kernels:  # a session has one version of ONNX's own operators
         groups.setdefault(0 if kernel.domain else kernel.version, []).append(kernel)
     for group in groups.values():
-        for part in _parts(group):
+        for part in _parts(group, _PART[nbytes]):
             writer = _Writer()
             for number, kernel in enumerate(part):
                 writer.operands(kernel, f"{number}_", 2)
                 for name, turn in (("other", 1), ("same0", 0), ("same1", 0), ("more", 1)):
                     writer.kernel(kernel, name, f"{number}_", turn)
-            block = Operand((_BLOCK_FLOATS,), constant=True)
-            writer.weights.append(("block", 0, block.shape, 0.0))
-            writer.tensors.append(elsewhere("block", block))
-            writer.nodes.append(helper.make_node("ReduceMax", ["block"], ["largest"], "block", keepdims=0))
+            used = min(nbytes - MB, sum(map(_traffic, part)))
+            rest = Operand(((nbytes - used) // 4,), constant=True)
+            # The end of the block, as the kernels have its start.
+            writer.weights.append(("rest", _BLOCK_FLOATS - rest.shape[0], rest.shape, 0.0))
+            writer.tensors.append(elsewhere("rest", rest))
+            writer.nodes.append(helper.make_node("ReduceMax", ["rest"], ["largest"], "rest", keepdims=0))
             yield part, writer.done({"largest": Operand(())})
 
 
@@ -224,20 +221,21 @@ def elsewhere(name: str, operand: Operand) -> onnx.TensorProto:
     return tensor
 
 
-def _parts(kernels: Iterable[Kernel]) -> Iterator[list[Kernel]]:
+def _parts(kernels: Iterable[Kernel], most: int) -> Iterator[list[Kernel]]:
     part: list[Kernel] = []
-    weights = activations = 0
     for kernel in kernels:
-        more = 2 * weight_bytes(kernel)
-        flow = sum(operand.nbytes for operand in kernel.activations.values())
-        full = weights + more > _COLD_BYTES or activations + flow > _COLD_ACTIVATIONS or len(part) == _COLD_KERNELS
-        if part and full:
+        if part and (sum(map(_traffic, (*part, kernel))) > most or len(part) == _MOST_KERNELS):
             yield part
-            part, weights, activations = [], 0, 0
+            part = []
         part.append(kernel)
-        weights, activations = weights + more, activations + flow
     if part:
         yield part
+
+
+def _traffic(kernel: Kernel) -> int:
+    """Bytes that a kernel's place in a composite reads and writes: two sets of weights, its input and its output."""
+    flow = (*kernel.activations.values(), *kernel.outputs)
+    return 2 * weight_bytes(kernel) + sum(operand.nbytes for operand in flow if operand)
 
 
 def _values(operands: dict[str, Operand]) -> list[onnx.ValueInfoProto]:

@@ -96,8 +96,8 @@ class ScriptedRuntime:
         total = 5e-6 + copies * self.seconds(kernel)
         return lambda: total
 
-    def cold(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[float]:
-        return [1e6 * self.far(kernel) for kernel in kernels]
+    def distant(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[tuple[float, float]]:
+        return [(0.5e6 * self.far(kernel), 1e6 * self.far(kernel)) for kernel in kernels]
 
     def memory(self) -> Memory | None:
         return self.near_and_far

@@ -34,7 +34,8 @@ KERNELS += [relu(*each) for each in product((8, 16, 32, 64), (8, 16, 32))]
 
 
 def estimator(kernels, cold=lambda kernel: 0.0):
-    return Estimator(make_frame({str(kernel): (law(kernel), law(kernel), 0.0, 3, cold(kernel)) for kernel in kernels}))
+    rows = {str(each): (law(each), law(each), 0.0, 3, cold(each) / 2, cold(each)) for each in kernels}
+    return Estimator(make_frame(rows))
 
 
 def test_kernels_between_those_that_were_measured():
@@ -61,10 +62,12 @@ def test_kernels_that_are_alike_are_wrong_together():
 
 def test_cold_weights_are_in_proportion_to_their_bytes():
     wanted = [conv(24, 48, 16), relu(24, 16)]
-    _, cold, _ = estimator(KERNELS, lambda kernel: sum(w.nbytes for w in kernel.constants.values()) / 2e4).estimate(
+    _, distant, _ = estimator(KERNELS, lambda kernel: sum(w.nbytes for w in kernel.constants.values()) / 2e4).estimate(
         wanted
     )
-    assert cold == pytest.approx([24 * 48 * 9 * 4 / 2e4, 0.0], rel=0.05, abs=1e-3)
+    wanted = [24 * 48 * 9 * 4 / 2e4, 0.0]
+    assert distant[:, 1] == pytest.approx(wanted, rel=0.05, abs=1e-3)
+    assert distant[:, 0] == pytest.approx(np.array(wanted) / 2, rel=0.05, abs=1e-3)
 
 
 def test_few_rows_teach_nothing():

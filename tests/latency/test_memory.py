@@ -5,12 +5,20 @@ from latency.memory import Memory
 MB = 2**20
 
 
-def test_what_was_measured_further_away_pays_less():
-    memory = Memory((1, 4, 128), (0.0, 0.5, 1.0))
-    assert memory.beyond(4 * MB, measured=MB) == 0.5
-    assert memory.beyond(1000 * MB, measured=4 * MB) == 1.0
-    assert memory.beyond(MB, measured=4 * MB) == 0
-    assert memory.beyond(1000 * MB, measured=500 * MB) == 0  # it was measured from main memory
+def test_what_distance_adds():
+    memory = Memory((1, 2, 8, 128), (0.0, 0.3, 0.6, 1.0))
+    assert memory.extra(MB / 2, 10.0, 30.0) == 0
+    assert memory.extra(2 * MB, 10.0, 30.0) == pytest.approx(5)
+    assert memory.extra(8 * MB, 10.0, 30.0) == pytest.approx(10)
+    assert memory.extra(32 * MB, 10.0, 30.0) == pytest.approx(20)
+    assert memory.extra(1000 * MB, 10.0, 30.0) == pytest.approx(30)
+
+
+@pytest.mark.parametrize("share", [(0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)])
+def test_devices_with_one_cache_or_none(share):
+    memory = Memory((1, 8, 128), share)
+    for mb, wanted in zip((1, 8, 128), share, strict=True):
+        assert memory.extra(mb * MB, 30.0, 30.0) == 30 * wanted
 
 
 def test_shares_rise_whatever_noise_says():

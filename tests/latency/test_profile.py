@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from latency.calibration import Calibration
 from latency.deployment import Deployment
 from latency.ortcpu import OrtCpu
 from latency.profile import CheckReport, check, profile, summarise
@@ -36,17 +37,24 @@ def test_profile_of_nothing_is_an_empty_table(scripted, tmp_path):
 
 
 def test_a_check_holds_predictions_against_measurements(scripted, tmp_path, make_cnn):
+    """Each network's by a calibration to the others."""
     runtime = scripted()
     models = [make_cnn(width, 8) for width in (4, 8, 12)]
     table = profile(runtime, models, tmp_path / "table.csv", QUICK)
+    kernels = [1e3 * sum(map(runtime.seconds, runtime.lower(model).kernels)) for model in models]
     report = check(table, models, rounds=2)
     # The scripted runtime's networks take 5 us more than their kernels.
-    measured = report.networks["predicted_ms"] + 5e-3
-    assert report.networks["measured_ms"].to_numpy() == pytest.approx(measured.to_numpy())
-    assert report.check.mape == pytest.approx((5e-3 / measured).mean(), rel=1e-3)
+    measured = np.array(kernels) + 5e-3
+    assert report.networks["measured_ms"].to_numpy() == pytest.approx(measured)
+    others = [Calibration.fitted(np.delete(kernels, i), [0, 0], np.delete(measured, i)).near for i in range(3)]
+    predicted = np.multiply(others, kernels)
+    assert report.networks["predicted_ms"].to_numpy() == pytest.approx(predicted)
+    assert report.check.mape == pytest.approx(abs(predicted / measured - 1).mean())
     assert report.check.noise_floor == 0
     assert report.check.networks == 3
+    assert report.check.calibration == Calibration.fitted(kernels, [0] * 3, measured)
     assert LatencyTable.open(runtime, table.path).header.check == report.check
+    assert table.predict(models[0]).ms == pytest.approx(report.check.calibration.near * kernels[0])
 
 
 def test_a_check_widens_what_was_predicted_too_narrow(scripted, tmp_path, make_cnn):
@@ -56,8 +64,9 @@ def test_a_check_widens_what_was_predicted_too_narrow(scripted, tmp_path, make_c
     before = table.predict(models[0])
     report = check(table, models, rounds=2)
     after = table.predict(models[0])
-    assert after.ms == before.ms
-    assert before.high_ms < report.networks["measured_ms"][0] <= after.high_ms * (1 + 1e-12)
+    measured = report.networks["measured_ms"][0]
+    assert before.high_ms < measured <= after.high_ms * (1 + 1e-12)
+    assert before.ms < after.ms < measured  # two networks are believed in part
 
 
 def test_a_check_lasts(scripted, tmp_path, make_cnn):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import latency
+from latency.calibration import Calibration
 from latency.deployment import Deployment
 from latency.kernels import Kernel
 from latency.memory import MB, Memory
@@ -19,12 +20,11 @@ from latency.ortcpu import OrtCpu
 from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, cache_path
 from latency.tablefile import Check, read, write
 from latency.timing import Protocol
-from latency.workload import near_bytes
 from spaces.errors import LatencyError, MissingKernel, TableError
 
 QUICK = Protocol(passes=3, kernel_ms=0.01)
 RELU, SIGMOID, TANH = (Kernel.parse(f"{op}@13 1x8 -> 1x8") for op in ("Relu", "Sigmoid", "Tanh"))
-CHECK = Check(30, 0.02, 0.95, 1.0, 0.99, 0.01, low=0.97, high=1.04, date="2026-11-22T12:00:00+00:00")
+CHECK = Check(30, 0.02, 0.95, 1.0, 0.99, 0.01, 0.97, 1.04, Calibration(), "2026-11-22T12:00:00+00:00")
 
 
 @pytest.fixture
@@ -44,23 +44,19 @@ def test_a_network_takes_the_sum_of_its_kernels(table, make_cnn):
     assert len(table.frame) == len(set(kernels)) < len(kernels)
 
 
-def test_weights_from_further_away_take_longer(scripted, tmp_path, make_cnn):
+@pytest.mark.parametrize(("share", "paid"), [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (0.8, 0.8), (1.0, 1.0)])
+def test_weights_from_further_away_take_longer(scripted, tmp_path, make_cnn, share, paid):
     """What that adds is measured per kernel; the footprint of the network decides how much of it is paid."""
-    weighty = scripted(far=lambda kernel: 1e-5 if kernel.constants else 0.0, near_and_far=Memory((1, 1e3), (0.5, 1.0)))
-    plain, cold = (
-        LatencyTable.open(each, tmp_path / name, QUICK) for each, name in ((scripted(), "a"), (weighty, "b"))
-    )
     model = make_cnn(8, 16)
-    weights = sum(1 for kernel in weighty.lower(model).kernels if kernel.constants)
-    # The kernels were timed as near as in this small network, at a share of a half: nothing is beyond it.
-    assert cold.predict(model).ms == pytest.approx(plain.predict(model).ms)
-    cold.header = replace(cold.header, memory=Memory((1e-6, 2e-6), (0.0, 1.0)))
-    near = [near_bytes(kernel) for kernel in weighty.lower(model).kernels if kernel.constants]
-    assert max(near) > 2  # timed beyond all caches already
-    assert cold.predict(model).ms == pytest.approx(plain.predict(model).ms)
-    cold.header = replace(cold.header, memory=Memory((max(near) / MB, 1.1 * max(near) / MB), (0.0, 1.0)))
-    assert weighty.lower(model).footprint > 1.1 * max(near)
-    assert cold.predict(model).ms == pytest.approx(plain.predict(model).ms + 1e-2 * weights)
+    runtime = scripted(far=lambda kernel: 1e-5 if kernel.constants else 0.0)
+    table = LatencyTable.open(runtime, tmp_path / "table.csv", QUICK)
+    near, program = table.predict(model), runtime.lower(model)
+    footprint = program.footprint / MB
+    table.header = replace(table.header, memory=Memory((footprint, 8, 128), (share, max(share, 0.5), 1.0)))
+    weighty = sum(1 for kernel in program.kernels if kernel.constants)
+    middle = 0.5 * paid / max(share, 0.5) if share <= 0.5 else None
+    wanted = middle if middle is not None else 0.5
+    assert table.predict(model).ms == pytest.approx(near.ms + 1e-2 * weighty * wanted)
 
 
 def test_the_memory_is_measured_once_and_kept(scripted, tmp_path):
@@ -204,9 +200,9 @@ def test_the_file_can_be_read_by_people(table):
         "# version: scripted 1.0",
     ]
     assert lines[-3:] == [
-        "kernel,median_us,min_us,spread,passes,cold_us",
-        "Relu@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0",
-        "Sigmoid@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0",
+        "kernel,median_us,min_us,spread,passes,middle_us,cold_us",
+        "Relu@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0,0.0",
+        "Sigmoid@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0,0.0",
     ]
 
 
@@ -406,7 +402,6 @@ from latency.memory import MB, Memory
 from latency.ortcpu import OrtCpu
 from latency.table import LatencyTable
 from latency.timing import Protocol
-from latency.workload import near_bytes
 
 path, first = Path(sys.argv[1]), int(sys.argv[2])
 table = LatencyTable.open(OrtCpu(Deployment.here()), path, Protocol(passes=1, kernel_ms=0.1))

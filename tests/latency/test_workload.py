@@ -5,6 +5,7 @@ import pytest
 
 from latency import workload
 from latency.kernels import Kernel
+from latency.memory import MIDDLE_BYTES
 from latency.run_bundle import BLOCK_BYTES, block, cold_us, ones
 
 CONV = "Conv@11 1x8x4x4 w:8x8x3x3 w:8 -> 1x8x4x4 pads=1x1x1x1"
@@ -31,7 +32,6 @@ def test_copies_take_turns_with_several_sets_of_weights(line, sets):
     assert len({name for node in nodes for name in node.input[1:2]}) == sets
     assert len({node.input[0] for node in nodes}) == 1
     assert len({node.output[0] for node in nodes}) == 20
-    assert workload.near_bytes(kernel(line)) == sets * workload.weight_bytes(kernel(line))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 7, 7), (1,), (33, 17), ()])
@@ -58,7 +58,7 @@ def test_far_weights_take_turns_within_the_whole_block():
 def test_composites_hold_every_kernel_four_times():
     lines = [CONV, *(f"Gemm@13 1x{n} w:10x{n} -> 1x10 transB=1" for n in range(1, 150))]
     kernels = [kernel(line) for line in lines]
-    parts = list(workload.composites(kernels))
+    parts = list(workload.composites(kernels, BLOCK_BYTES))
     assert [each for part, _ in parts for each in part] == kernels
     assert [len(part) for part, _ in parts] == [1, 100, 49]  # one version of ONNX's operators in a session
     for part, work in parts:
@@ -68,11 +68,18 @@ def test_composites_hold_every_kernel_four_times():
         assert copies == {str(number): 4 for number in range(len(part))}
 
 
-def test_composites_leave_most_of_the_block_to_be_read_before():
-    kernels = [kernel(f"Gemm@13 1x512 w:{500 + n}x512 -> 1x{500 + n} transB=1") for n in range(60)]
-    for _, work in workload.composites(kernels):
-        weights = [4 * (start + shape[0] * shape[1]) for name, start, shape, _ in work.weights if name != "block"]
-        assert max(weights) <= BLOCK_BYTES // 4
+@pytest.mark.parametrize("nbytes", [MIDDLE_BYTES, BLOCK_BYTES])
+def test_composites_read_so_many_bytes_in_a_run(nbytes):
+    kernels = [kernel(f"Gemm@13 1x512 w:{300 + n}x512 -> 1x{300 + n} transB=1") for n in range(60)]
+    for part, work in workload.composites(kernels, nbytes):
+        *weights, (name, start, shape, _) = work.weights
+        assert name == "rest"
+        flow = sum(4 * (512 + each.outputs[0].shape[1]) for each in part)
+        assert sum(4 * size[0] * size[1] for _, _, size, _ in weights) + flow + 4 * shape[0] == pytest.approx(
+            nbytes, rel=1e-3
+        )
+        assert max(begin + size[0] * size[1] for _, begin, size, _ in weights) <= start  # each byte once
+        assert 4 * shape[0] >= nbytes // 2
 
 
 @pytest.mark.parametrize("step", [1, -1])
