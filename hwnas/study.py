@@ -262,7 +262,8 @@ class Study:
             if not target.here:
                 self.progress.note(f"the table of {target.device} was never checked, so its intervals are wide")
             elif len(networks) > 1:  # a space of one network leaves nothing to compare
-                check(target.table, untrained_models(networks, self.deployment.batch))
+                models = untrained_models(networks, self.deployment.batch)
+                check(target.table, models, recalibrate=False)
 
     def _deployment(self) -> Deployment:
         here = [target.table.header.deployment for target in self.targets if target.here]

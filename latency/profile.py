@@ -19,7 +19,6 @@ from latency.timing import Measured, Protocol, measure_many
 from spaces.errors import LatencyError
 
 _ROUNDS = 6
-_NONE = Calibration()
 
 
 @dataclass(frozen=True)
@@ -28,23 +27,28 @@ class CheckReport:
 
     Attributes:
         check: The result in numbers, as the table's header keeps it.
-        networks: A row per network: ``name``, ``kernels``, ``predicted_ms`` (by a calibration to the others),
+        networks: A row per network: ``name``, ``kernels``, ``predicted_ms`` (if calibrated anew, to the others),
             ``measured_ms`` (quiet), ``p50_ms``, ``p95_ms``, ``error`` (predicted / measured - 1) and ``noise``
             (relative difference between two measurements of it).
+        calibration: To all networks, if the table was calibrated anew.
     """
 
     check: Check
     networks: pd.DataFrame
+    calibration: Calibration | None = None
 
     def __str__(self) -> str:
-        check = self.check
+        check, fitted = self.check, ""
+        if self.calibration:
+            near, far = self.calibration.near, self.calibration.far
+            fitted = (
+                f". Each was predicted by a calibration to the others; to all: {near} x near, {far} x distant weights"
+            )
         tau = "undefined" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
         return (
             f"{check.networks} networks: mean error {check.mape:.1%} (noise floor {check.noise_floor:.1%}), "
             f"{check.within_5:.0%} within 5 %, {check.within_10:.0%} within 10 %, Kendall tau {tau}; "
-            f"nine in ten measure between {check.low:.2f} and {check.high:.2f} times their prediction. Each was "
-            f"predicted by a calibration to the others; to all: {check.calibration.near:.2f} x kernels, "
-            f"{check.calibration.far:.2f} x distant weights"
+            f"nine in ten measure between {check.low:.2f} and {check.high:.2f} times their prediction{fitted}"
         )
 
 
@@ -73,7 +77,9 @@ def profile(
     return table
 
 
-def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = _ROUNDS) -> CheckReport:
+def check(
+    table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = _ROUNDS, *, recalibrate: bool = True
+) -> CheckReport:
     """Hold a table's predictions against measurements of whole networks, and keep the result in its header.
 
     The networks are measured interleaved, as the kernels are. Kernels that the table lacks are measured first.
@@ -85,6 +91,7 @@ def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = 
         table: The table, of this machine.
         models: Networks, best ones that the table was not built for, drawn as those that it will predict.
         rounds: Passes over the networks.
+        recalibrate: Whether a calibration that the table has is replaced by one to these networks.
 
     Raises:
         LatencyError: If there are fewer than two different networks, or the table is not of this machine.
@@ -105,21 +112,34 @@ def check(table: LatencyTable, models: Sequence[onnx.ModelProto], rounds: int = 
     # Many short rounds: noise comes in spells, and a study waits for its check.
     measured = measure_many(table.runtime, models, replace(protocol, network_ms=protocol.network_ms / 3), rounds)
     sums = [table.sums(program.kernels, program.footprint) for program in programs]
-    return judge(table, [model.graph.name for model in models], sums, measured)
+    return judge(table, [model.graph.name for model in models], sums, measured, recalibrate=recalibrate)
 
 
-def judge(table: LatencyTable, names: Sequence[str], sums: Sequence[Sums], measured: Sequence[Measured]) -> CheckReport:
-    """Hold a table against measurements of networks, each predicted by a calibration to the others.
+def judge(
+    table: LatencyTable,
+    names: Sequence[str],
+    sums: Sequence[Sums],
+    measured: Sequence[Measured],
+    *,
+    recalibrate: bool = True,
+) -> CheckReport:
+    """Hold a table against measurements of networks; see ``check``.
 
-    The result, with a calibration to all, is kept in the table's header, unless one is there of more networks.
+    Where the table is calibrated anew, each network is predicted by a calibration to the others. The result is kept in
+    the table's header, unless one is there of more networks.
     """
     near, far = [each.near_ms for each in sums], [each.far_ms for each in sums]
     quiet = [result.quiet_ms for result in measured]
+    known, calibration = table.header.calibration, None
+    if recalibrate or known is None:
+        calibration, predicted = Calibration.fitted(near, far, quiet), Calibration.left_out(near, far, quiet)
+    else:
+        predicted = [known.total(*parts) for parts in zip(near, far, strict=True)]
     networks = pd.DataFrame(
         {
             "name": names,
             "kernels": [each.kernels for each in sums],
-            "predicted_ms": Calibration.left_out(near, far, quiet),
+            "predicted_ms": predicted,
             "measured_ms": quiet,
             "p50_ms": [result.p50_ms for result in measured],
             "p95_ms": [result.p95_ms for result in measured],
@@ -127,14 +147,14 @@ def judge(table: LatencyTable, names: Sequence[str], sums: Sequence[Sums], measu
     )
     networks["error"] = networks["predicted_ms"] / networks["measured_ms"] - 1
     networks["noise"] = [noise(result.rounds) for result in measured]
-    result = summarise(networks, Calibration.fitted(near, far, quiet))
-    known = table.header.check
-    if known is None or known.networks <= result.networks:
-        table.record(result)
-    return CheckReport(result, networks)
+    result = summarise(networks)
+    before = table.header.check
+    if before is None or before.networks <= result.networks:
+        table.record(result, calibration)
+    return CheckReport(result, networks, calibration)
 
 
-def summarise(networks: pd.DataFrame, calibration: Calibration = _NONE) -> Check:
+def summarise(networks: pd.DataFrame) -> Check:
     """The numbers of a check from its networks (columns ``predicted_ms``, ``measured_ms``, ``noise``).
 
     >>> frame = pd.DataFrame({"predicted_ms": [1.0, 2.0], "measured_ms": [1.0, 2.5], "noise": [0.01, 0.03]})
@@ -155,7 +175,6 @@ def summarise(networks: pd.DataFrame, calibration: Calibration = _NONE) -> Check
         noise_floor=float(networks["noise"].mean()),
         low=low,
         high=high,
-        calibration=calibration,
         date=now(),
     )
 

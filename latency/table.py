@@ -148,7 +148,10 @@ class LatencyTable:
                 note(f"the shared latency table {shared} is not used: {error}")
                 return table
             if not begun:
-                table.header = replace(table.header, protocol=common.header.protocol, memory=common.header.memory)
+                known = common.header
+                table.header = replace(
+                    table.header, protocol=known.protocol, memory=known.memory, calibration=known.calibration
+                )
             if common.header.protocol == table.header.protocol:
                 table.shared = common
         return table
@@ -258,20 +261,28 @@ class LatencyTable:
         """
         self._keep(make_frame({}))
 
-    def record(self, check: Check) -> None:
+    def record(self, check: Check, calibration: Calibration | None = None) -> None:
         """Keep the result of a check, from which intervals come from now on, and write the file.
+
+        Args:
+            check: The result.
+            calibration: From which predictions come from now on; None keeps that which there is. A shared table that
+                has none gets it, too: studies that share kernels predict alike.
 
         Raises:
             TableError: If it cannot be written.
         """
-        self.header = replace(self.header, check=check)
+        self.header = replace(self.header, check=check, calibration=calibration or self.header.calibration)
         self._snapshot = None
         self.save()
+        if self.shared and self.shared.header.calibration is None:
+            self.shared.header = replace(self.shared.header, calibration=self.header.calibration)
+            self.shared.save()
 
     def total(self, kernels: Iterable[Kernel], footprint: int) -> Latency:
         """What a network of these kernels takes; see ``sums``."""
         sums, check = self.sums(kernels, footprint), self.header.check
-        calibration = check.calibration if check else Calibration()
+        calibration = self.header.calibration or Calibration()
         ms = calibration.total(sums.near_ms, sums.far_ms)
         if check:
             low, high = ms * min(1.0, check.low), ms * max(1.0, check.high)
@@ -361,8 +372,8 @@ class LatencyTable:
             )
         checks = [self.header.check, header.check]  # of the same second, ours is the new one
         latest = max((check for check in checks if check), key=lambda check: check.date, default=None)
-        memory = self.header.memory or header.memory
-        self.header, self._snapshot = replace(header, check=latest, memory=memory), None
+        known = {name: getattr(self.header, name) or getattr(header, name) for name in ("memory", "calibration")}
+        self.header, self._snapshot = replace(header, check=latest, **known), None
         self._add(rows)
 
     def _remedy(self) -> str:

@@ -48,7 +48,6 @@ class Check:
         noise_floor: Mean difference between two measurements of the same network: no prediction can do better.
         low: Measured / predicted: lower end of an interval for nine networks in ten.
         high: Its upper end.
-        calibration: Fitted to these networks; all above is of predictions by a calibration to the others.
         date: When, in ISO format.
     """
 
@@ -60,7 +59,6 @@ class Check:
     noise_floor: float
     low: float
     high: float
-    calibration: Calibration
     date: str
 
 
@@ -77,6 +75,7 @@ class Header:
         memory: How far weights are on the device, None where that was not measured or makes no difference.
         bundled: None if the kernels of a network are those that this project's runtime finds on such a device; for a
             table that a bundle brought back, how the graphs of that device can be had elsewhere.
+        calibration: To whole networks, None before the first check.
         check: The last comparison with whole networks, None if there was none. It rests on those networks and on the
             rows they needed; rows that come later leave it as it is.
     """
@@ -88,6 +87,7 @@ class Header:
     protocol: Protocol
     memory: Memory | None = None
     bundled: Bundled | None = None
+    calibration: Calibration | None = None
     check: Check | None = None
 
 
@@ -153,6 +153,7 @@ def _header_text(header: Header) -> str:
         "protocol": json.dumps(asdict(header.protocol)),
         "memory": json.dumps(header.memory and asdict(header.memory)),
         "bundled": json.dumps(header.bundled and asdict(header.bundled)),
+        "calibration": json.dumps(header.calibration and asdict(header.calibration)),
         "check": json.dumps(header.check and asdict(header.check), allow_nan=False),
     }
     return "".join(f"{line}\n" for line in (_TITLE, *(f"# {name}: {value}" for name, value in entries.items())))
@@ -162,7 +163,8 @@ def _parse_header(text: str) -> Header:
     entries = dict(line.removeprefix("# ").split(": ", 1) for line in text.splitlines()[1:])
     kinds: dict[str, type] = {"threads": int, "batch": int}
     deployment = {field.name: kinds.get(field.name, str)(entries[field.name]) for field in fields(Deployment)}
-    memory, bundled, check = (json.loads(entries[name]) for name in ("memory", "bundled", "check"))
+    names = ("memory", "bundled", "calibration", "check")
+    memory, bundled, calibration, check = (json.loads(entries[name]) for name in names)
     return Header(
         Deployment(**deployment),
         entries["version"],
@@ -171,7 +173,8 @@ def _parse_header(text: str) -> Header:
         Protocol(**json.loads(entries["protocol"])),
         memory and Memory(tuple(memory["mb"]), tuple(memory["share"])),
         bundled and Bundled(**bundled),
-        check and Check(**{**check, "calibration": Calibration(**check["calibration"])}),
+        calibration and Calibration(**calibration),
+        check and Check(**check),
     )
 
 

@@ -52,9 +52,9 @@ def test_a_check_holds_predictions_against_measurements(scripted, tmp_path, make
     assert report.check.mape == pytest.approx(abs(predicted / measured - 1).mean())
     assert report.check.noise_floor == 0
     assert report.check.networks == 3
-    assert report.check.calibration == Calibration.fitted(kernels, [0] * 3, measured)
+    assert report.calibration == table.header.calibration == Calibration.fitted(kernels, [0] * 3, measured)
     assert LatencyTable.open(runtime, table.path).header.check == report.check
-    assert table.predict(models[0]).ms == pytest.approx(report.check.calibration.near * kernels[0])
+    assert table.predict(models[0]).ms == pytest.approx(report.calibration.near * kernels[0])
 
 
 def test_a_check_widens_what_was_predicted_too_narrow(scripted, tmp_path, make_cnn):
@@ -67,6 +67,19 @@ def test_a_check_widens_what_was_predicted_too_narrow(scripted, tmp_path, make_c
     measured = report.networks["measured_ms"][0]
     assert before.high_ms < measured <= after.high_ms * (1 + 1e-12)
     assert before.ms < after.ms < measured  # two networks are believed in part
+
+
+def test_studies_that_share_kernels_share_a_calibration(scripted, tmp_path, make_cnn):
+    """Or the same search would find other networks the second time."""
+    models = [make_cnn(width, 8) for width in (4, 8, 12)]
+    first = LatencyTable.open(scripted(), tmp_path / "a.csv", QUICK, shared=tmp_path / "shared.csv")
+    assert check(first, models, rounds=2, recalibrate=False).calibration is not None
+    other = LatencyTable.open(scripted(), tmp_path / "b.csv", QUICK, shared=tmp_path / "shared.csv")
+    other.runtime.network = lambda model: lambda: 1.0  # measured again it would be another
+    found = check(other, models, rounds=2, recalibrate=False)
+    assert (found.calibration, other.header.calibration) == (None, first.header.calibration)
+    assert [other.predict(model).ms for model in models] == [first.predict(model).ms for model in models]
+    assert check(other, models, rounds=2).calibration not in (None, first.header.calibration)
 
 
 def test_a_check_lasts(scripted, tmp_path, make_cnn):

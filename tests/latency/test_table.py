@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import latency
-from latency.calibration import Calibration
 from latency.deployment import Deployment
 from latency.kernels import Kernel
 from latency.memory import MB, Memory
@@ -24,7 +23,7 @@ from spaces.errors import LatencyError, MissingKernel, TableError
 
 QUICK = Protocol(passes=3, kernel_ms=0.01)
 RELU, SIGMOID, TANH = (Kernel.parse(f"{op}@13 1x8 -> 1x8") for op in ("Relu", "Sigmoid", "Tanh"))
-CHECK = Check(30, 0.02, 0.95, 1.0, 0.99, 0.01, 0.97, 1.04, Calibration(), "2026-11-22T12:00:00+00:00")
+CHECK = Check(30, 0.02, 0.95, 1.0, 0.99, 0.01, 0.97, 1.04, "2026-11-22T12:00:00+00:00")
 
 
 @pytest.fixture
