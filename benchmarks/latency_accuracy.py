@@ -49,11 +49,11 @@ TORCHVISION = {
 }  # fmt: skip
 
 
-def nas_networks():
+def nas_networks(batch=1):
     """Random networks of two plain spaces."""
     found = []
     for seed, (name, space) in itertools.product(NAS_SEEDS, SPACES.items()):
-        for number, model in enumerate(untrained_models(random_networks(space, seed))):
+        for number, model in enumerate(untrained_models(random_networks(space, seed), batch)):
             model.graph.name = f"plain{name}-{seed}-{number}"
             found.append(model)
     return found
@@ -145,9 +145,11 @@ def judged(names, predicted, measured):
 
 def run(group, models, options):
     """Profile, check, measure and predict a group; its rows."""
-    runtime = make_runtime(Deployment.here(threads=options.threads))
-    table = LatencyTable.open(runtime, options.out / f"{group}-t{options.threads}.csv")
-    judges = networks([], batch=1, seed=1)
+    wanted = {name: getattr(options, name) for name in ("threads", "batch", "precision", "layout")}
+    runtime = make_runtime(Deployment.here(options.runtime, **wanted))
+    table = LatencyTable.open(runtime, options.out / f"{group}-{runtime.deployment.key}.csv")
+    print(f"{runtime.deployment} with {runtime.version}, {table.header.driver}")
+    judges = networks([], options.batch, seed=1)
     programs = [runtime.lower(model) for model in (*judges, *models)]
     missing = table.missing(kernel for program in programs for kernel in program.kernels)
     began = time.perf_counter()
@@ -198,7 +200,11 @@ def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of tables and exported networks")
+    parser.add_argument("--runtime", default="ort-cpu", help="on a GPU torch-cuda (eager) or torch-cudagraph")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1, help="random networks only")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--layout", default="nchw")
     parser.add_argument("--rounds", type=int, default=10, help="passes over the networks")
     parser.add_argument("--groups", nargs="+", default=["nas", "torchvision"], choices=["nas", "torchvision"])
     parser.add_argument("--operators", action="store_true", help="time the operators of the exported graphs, too")
@@ -208,7 +214,7 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for group in options.groups:
-        models = nas_networks() if group == "nas" else torchvision_networks(options.out / "torchvision")
+        models = nas_networks(options.batch) if group == "nas" else torchvision_networks(options.out / "torchvision")
         rows += run(group, models, options)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))

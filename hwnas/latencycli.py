@@ -27,19 +27,25 @@ def profile(
     ],
     files: For = None,
     more: MoreFiles = None,
-    runtime: Annotated[str, typer.Option(help="ort-cpu or torch-cuda.")] = "ort-cpu",
+    runtime: Annotated[str, typer.Option(help="ort-cpu, torch-cuda (eager) or torch-cudagraph.")] = "ort-cpu",
     threads: Annotated[int, typer.Option(help="Threads of one inference.")] = 1,
     batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32; on a GPU fp16 or bf16, too.")] = "fp32",
+    layout: Annotated[str, typer.Option(help="nchw; on a GPU nhwc (channels last), too.")] = "nchw",
 ) -> None:
     """Measure kernels on this machine, into a latency table."""
     from latency import Deployment, make_runtime
     from latency import profile as extend
 
-    deployment = Deployment.here(runtime, threads=threads, batch=batch)
+    deployment = Deployment.here(runtime, threads=threads, batch=batch, precision=precision, layout=layout)
     models = networks([*(files or []), *(more or [])], batch, seed=0)
     with _kernel_bar() as advance:
         table = extend(make_runtime(deployment), models, out, progress=advance)
     print(f"{out}: {len(table.frame)} kernels of {deployment}")
+    if (table.frame["launch_us"] > 0).any():
+        programs = [table.runtime.lower(model) for model in models]
+        sums = [table.sums(program.kernels, program.footprint) for program in programs]
+        report.console().print(report.launch_table([model.graph.name for model in models], sums))
     print(f"Is it to be trusted?  hwnas check {shlex.quote(str(out))}")
 
 

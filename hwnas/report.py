@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from latency import Latency
+    from latency.table import Sums
 
 
 def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> None:
@@ -154,6 +155,19 @@ def check_table(networks: "pd.DataFrame") -> Table:
             f"{row['error']:+.1%}",
             f"{row['noise']:.1%}",
         )
+    return grid
+
+
+def launch_table(names: Sequence[str], sums: "Sequence[Sums]") -> Table:
+    """Eager against graph, for a terminal: an eager network waits where launching its kernels takes longest."""
+    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    grid.add_column("network", no_wrap=True)
+    for header in ("kernels", "eager ms", "as a graph ms", ""):
+        grid.add_column(header, justify="right", no_wrap=True)
+    for name, each in zip(names, sums, strict=True):
+        device = each.near_ms + each.far_ms
+        bound = "launch-bound" if each.launch_ms > device else ""
+        grid.add_row(name, str(each.kernels), f"{max(device, each.launch_ms):.3g}", f"{device:.3g}", bound)
     return grid
 
 

@@ -120,14 +120,18 @@ class DeploymentSection(Section):
     """Where latency counts; the device is this machine. See `latency.deployment.Deployment`.
 
     Attributes:
-        runtime: ONNX Runtime on the processor, or PyTorch on a GPU.
+        runtime: ONNX Runtime on the processor, or PyTorch on a GPU, eager or as CUDA graphs.
         threads: threads of one inference.
         batch: images per inference.
+        precision: number format of the arithmetic, on a GPU.
+        layout: memory order of images, on a GPU.
     """
 
-    runtime: Literal["ort-cpu", "torch-cuda"] = "ort-cpu"
+    runtime: Literal["ort-cpu", "torch-cuda", "torch-cudagraph"] = "ort-cpu"
     threads: Positive = 1
     batch: Positive = 1
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    layout: Literal["nchw", "nhwc"] = "nchw"
 
 
 class BudgetSection(Section):

@@ -80,9 +80,7 @@ def targets(spec: Spec, folder: Path, note: Callable[[str], None]) -> list[Targe
         TableError: A table cannot be read, or used here.
     """
     if not spec.latency:
-        deployment = Deployment.here(
-            spec.deployment.runtime, threads=spec.deployment.threads, batch=spec.deployment.batch
-        )
+        deployment = Deployment.here(**dict(spec.deployment))
         runtime = make_runtime(deployment)
         table = LatencyTable.open(runtime, folder / TABLE_FILE, shared=cache_path(runtime), note=note)
         return [Target(LATENCY, deployment.key, table)]

@@ -26,8 +26,8 @@ from latency.ortcpu import LEVELS, OrtCpu, read_graph
 from latency.profile import CheckReport, judge
 from latency.run_bundle import BLOCK_BYTES, BUNDLE_FORMAT, DEGREE, LADDER, timer_is_sound
 from latency.shapes import Program, fix_batch
-from latency.table import LatencyTable
-from latency.timing import Protocol, Timing, summarise_network, summarise_passes
+from latency.table import LatencyTable, Row
+from latency.timing import Protocol, summarise_network, summarise_passes
 from latency.workload import Workload, weight_bytes
 from spaces.errors import BundleError, HwnasError
 
@@ -49,6 +49,7 @@ class Trip:
         number: 1 or 2.
         deployment: What it was measured on.
         version: The runtime there.
+        driver: The operating system there.
         cores: Cores that the measuring process could use.
         job: What the device was asked.
         values: What it answered, by task.
@@ -59,6 +60,7 @@ class Trip:
     number: int
     deployment: Deployment
     version: str
+    driver: str
     cores: int
     job: dict[str, Any]
     values: dict[str, Any]
@@ -201,6 +203,7 @@ def read(path: Path) -> Trip:
             job["trip"],
             deployment,
             str(result["version"]),
+            str(result["device"]["system"]),
             int(result["device"]["cores"]),
             job,
             dict(result["values"]),
@@ -224,18 +227,18 @@ def table_of(trip: Trip, path: Path) -> tuple[LatencyTable, CheckReport | None]:
     runtime = OrtCpu(trip.deployment, Bundled(**trip.job["bundled"]))
     table = LatencyTable.open(runtime, path, Protocol(**trip.job["protocol"]))
     rows, networks = _rows(trip), trip.job["networks"]
-    table.keep(rows.values(), _memory(trip), trip.cores)
+    table.keep(rows.values(), _memory(trip), trip.driver, trip.cores)
     if not networks:
         return table, None
     sums = [
-        table.sums([rows[name][0] for name in network["kernels"]], network["footprint"])
+        table.sums([rows[name].kernel for name in network["kernels"]], network["footprint"])
         for network in networks.values()
     ]
     measured = [summarise_network(_passes(trip, name)) for name in networks]
     return table, judge(table, [network["name"] for network in networks.values()], sums, measured)
 
 
-def _rows(trip: Trip) -> dict[str, tuple[Kernel, Timing, tuple[float, float]]]:
+def _rows(trip: Trip) -> dict[str, Row]:
     """The rows of the table: kernels, timings, and what distant weights add in microseconds."""
     kernels = {name: Kernel.parse(line) for name, line in trip.job["kernels"].items()}
     timings = {name: summarise_passes(_passes(trip, name)) for name in kernels}
@@ -247,7 +250,7 @@ def _rows(trip: Trip) -> dict[str, tuple[Kernel, Timing, tuple[float, float]]]:
         name = task.removeprefix("f")
         cold[name] = max(0.0, 1e6 * trip.values[task] / turns - timings[name].min_us)
     return {
-        name: (kernel, timings[name], (min(middle[name], cold[name]), cold[name])) for name, kernel in kernels.items()
+        name: Row(kernel, timings[name], min(middle[name], cold[name]), cold[name]) for name, kernel in kernels.items()
     }
 
 

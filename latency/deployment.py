@@ -10,8 +10,13 @@ from typing import Any
 from latency.run_bundle import device_facts
 from spaces.errors import LatencyError, SpecError
 
-RUNTIMES = ("ort-cpu", "torch-cuda")
-PRECISIONS = ("fp32",)
+PRECISIONS = {
+    "ort-cpu": ("fp32",),
+    "torch-cuda": ("fp32", "fp16", "bf16"),
+    "torch-cudagraph": ("fp32", "fp16", "bf16"),
+}
+RUNTIMES = tuple(PRECISIONS)
+LAYOUTS = ("nchw", "nhwc")
 
 # Widest first: a runtime picks its kernels by the widest set it finds, so that one decides the optimised graph.
 _VECTOR_FLAGS = (("avx512f", "avx512"), ("avx2", "avx2"), ("avx", "avx"), ("asimd", "neon"))
@@ -22,11 +27,13 @@ class Deployment:
     """What a latency is a latency *of*, beside the network itself.
 
     Attributes:
-        runtime: ``"ort-cpu"`` (ONNX Runtime on the processor) or ``"torch-cuda"`` (PyTorch, eager, on a GPU).
+        runtime: ``"ort-cpu"`` (ONNX Runtime on the processor), ``"torch-cuda"`` (PyTorch on a GPU, eager) or
+            ``"torch-cudagraph"`` (the same as a CUDA graph).
         device: The processor's or GPU's name; for a processor the vector instruction set follows it.
         threads: Threads that one inference may use.
         batch: Images per inference.
-        precision: Number format of the arithmetic.
+        precision: Number format of the arithmetic: ``"fp32"``; on a GPU also ``"fp16"`` and ``"bf16"``.
+        layout: Memory order of images on a GPU: ``"nchw"``, or ``"nhwc"`` (channels last); ONNX Runtime has its own.
 
     Raises:
         SpecError: If a field has a value that no runtime here knows.
@@ -41,12 +48,15 @@ class Deployment:
     threads: int = 1
     batch: int = 1
     precision: str = "fp32"
+    layout: str = "nchw"
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise SpecError(f"runtime {self.runtime!r} is not known; choose one of {', '.join(RUNTIMES)}")
-        if self.precision not in PRECISIONS:
-            raise SpecError(f"precision {self.precision!r} cannot be measured; choose one of {', '.join(PRECISIONS)}")
+        precisions, layouts = PRECISIONS[self.runtime], LAYOUTS if self.runtime != "ort-cpu" else LAYOUTS[:1]
+        for name, text, known in (("precision", self.precision, precisions), ("layout", self.layout, layouts)):
+            if text not in known:
+                raise SpecError(f"{name} {text!r} is not known of {self.runtime}; choose one of {', '.join(known)}")
         for name, value in (("threads", self.threads), ("batch", self.batch)):
             if value < 1:
                 raise SpecError(f"{name}={value} must be at least 1")
@@ -54,7 +64,15 @@ class Deployment:
             raise SpecError(f"device {self.device!r} must be a name of one line with a letter or digit in it")
 
     @classmethod
-    def here(cls, runtime: str = "ort-cpu", *, threads: int = 1, batch: int = 1) -> "Deployment":
+    def here(
+        cls,
+        runtime: str = "ort-cpu",
+        *,
+        threads: int = 1,
+        batch: int = 1,
+        precision: str = "fp32",
+        layout: str = "nchw",
+    ) -> "Deployment":
         """The deployment of this machine; finds the device's name by itself.
 
         Raises:
@@ -64,20 +82,22 @@ class Deployment:
         >>> Deployment.here(threads=1).runtime
         'ort-cpu'
         """
-        if runtime == "torch-cuda":
-            return cls(runtime, gpu(), threads, batch)
+        if runtime in RUNTIMES[1:]:
+            return cls(runtime, gpu(), threads, batch, precision, layout)
         if threads > usable_cores():
             raise SpecError(f"threads={threads}, but this process may use {usable_cores()} cores; ask for fewer")
-        return cls(runtime, processor(), threads, batch)
+        return cls(runtime, processor(), threads, batch, precision, layout)
 
     @property
     def key(self) -> str:
         """A readable slug: the name of the table's file and of the device in a manifest."""
-        return f"{self.runtime}_{_slug(self.device)}_t{self.threads}_b{self.batch}_{self.precision}"
+        layout = "" if self.layout == LAYOUTS[0] else f"_{self.layout}"
+        return f"{self.runtime}_{_slug(self.device)}_t{self.threads}_b{self.batch}_{self.precision}{layout}"
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.runtime} on {self.device} ({threads}, batch {self.batch}, {self.precision})"
+        layout = "" if self.layout == LAYOUTS[0] else f", {self.layout}"
+        return f"{self.runtime} on {self.device} ({threads}, batch {self.batch}, {self.precision}{layout})"
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,7 @@ def gpu() -> str:
     import torch  # seconds to import, and CPU deployments do without it
 
     if not torch.cuda.is_available():
-        raise LatencyError("runtime torch-cuda needs a CUDA device and PyTorch sees none; use the runtime ort-cpu")
+        raise LatencyError("this runtime needs a CUDA device and PyTorch sees none; use the runtime ort-cpu")
     return torch.cuda.get_device_name()
 
 

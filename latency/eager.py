@@ -115,17 +115,17 @@ class EagerNetwork:
 
     Args:
         model: The network; its inputs have fixed shapes.
-        device: Where its weights lie.
+        place: Puts a tensor where, and as what, the network runs.
 
     Raises:
         LatencyError: If an operator has no counterpart here.
     """
 
-    def __init__(self, model: onnx.ModelProto, device: torch.device) -> None:
+    def __init__(self, model: onnx.ModelProto, place: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.program = trace(model)
         self._functions = [torch_function(kernel) for kernel in self.program.kernels]
         self._weights = {
-            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
+            tensor.name: place(torch.from_numpy(numpy_helper.to_array(tensor).copy()))
             for tensor in (*model.graph.initializer, *_constants(model))
         }
         last_use = {name: i for i, step in enumerate(self.program.steps) for name in (*step.outputs, *step.inputs)}

@@ -18,6 +18,7 @@ from latency.run_bundle import (
     PROBE_MS,
     Stopwatch,
     cold_us,
+    device_facts,
     node_us,
     optimised_graph,
     repeat,
@@ -61,6 +62,11 @@ class OrtCpu:
         self.deployment = deployment
         self.bundled = bundled
         self.version = bundled.version if bundled else _VERSION
+
+    @property
+    def driver(self) -> str:
+        """The operating system: nothing else lies between."""
+        return str(device_facts()["system"])
 
     @cached_property
     def here(self) -> bool:
@@ -110,6 +116,10 @@ class OrtCpu:
                 return stopwatch(self._session(workload.call(kernel)), copies)
             self._must_run_copies()
             return stopwatch(self._session(workload.copies(kernel, copies)))
+
+    def launch(self, kernels: Sequence[Kernel]) -> list[float]:
+        """Nothing: what a call costs is a kernel of its own."""
+        return [0.0] * len(kernels)
 
     def distant(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[tuple[float, float]]:
         """What kernels take longer when their weights are not near: with ``MIDDLE_BYTES`` between, and from memory.

@@ -135,6 +135,7 @@ def judge(
         calibration, predicted = Calibration.fitted(near, far, quiet), Calibration.left_out(near, far, quiet)
     else:
         predicted = [known.total(*parts) for parts in zip(near, far, strict=True)]
+    predicted = [max(one, each.launch_ms) for one, each in zip(predicted, sums, strict=True)]
     networks = pd.DataFrame(
         {
             "name": names,

@@ -373,6 +373,7 @@ def device_facts() -> dict[str, Any]:
         "cpuinfo": cpuinfo.read_text(errors="replace") if cpuinfo.exists() else "",
         "brand": brand or platform.processor(),
         "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     }
 

@@ -27,6 +27,11 @@ class Runtime(Protocol):
     bundled: Bundled | None
 
     @property
+    def driver(self) -> str:
+        """What lies between it and the device; clocks where they are known."""
+        ...
+
+    @property
     def here(self) -> bool:
         """Whether the deployment's device is this machine's, so that kernels can be timed."""
         ...
@@ -44,6 +49,14 @@ class Runtime(Protocol):
 
         Raises:
             LatencyError: If the runtime refuses the kernel.
+        """
+        ...
+
+    def launch(self, kernels: Sequence[Kernel]) -> list[float]:
+        """Microseconds that the processor takes to launch each; 0 where the device is not started kernel by kernel.
+
+        Raises:
+            LatencyError: If the runtime refuses a kernel.
         """
         ...
 

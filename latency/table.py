@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -22,9 +23,6 @@ from latency.runtimes import Runtime, make_runtime
 from latency.tablefile import FORMAT, Check, Header, make_frame, read, snapshot, write
 from latency.timing import Protocol, Timing, time_kernels
 from spaces.errors import MissingKernel, TableError
-
-Row = tuple[Kernel, Timing, tuple[float, float]]
-"""A kernel, its timing, and ``middle_us`` and ``cold_us``."""
 
 # Measured / predicted where nothing was checked. What a table leaves out makes networks slower than their kernels more
 # often than faster.
@@ -56,6 +54,16 @@ class Latency:
     table: str
 
 
+class Row(NamedTuple):
+    """What is known of a kernel (see ``LatencyTable``)."""
+
+    kernel: Kernel
+    timing: Timing
+    middle_us: float = 0.0
+    cold_us: float = 0.0
+    launch_us: float = 0.0
+
+
 @dataclass(frozen=True)
 class Sums:
     """What the kernels of a network take together, in milliseconds.
@@ -64,6 +72,7 @@ class Sums:
         near_ms: With weights near, at their fastest.
         median_ms: The same, by the medians of the passes.
         far_ms: What it adds that weights come from further away.
+        launch_ms: What the processor takes to launch them.
         doubt_ms: Standard deviation of what was estimated.
         kernels: How many the network runs.
         estimated: How many of them are estimated.
@@ -72,6 +81,7 @@ class Sums:
     near_ms: float
     median_ms: float
     far_ms: float
+    launch_ms: float
     doubt_ms: float
     kernels: int
     estimated: int
@@ -98,7 +108,8 @@ class LatencyTable:
         header: What all rows have in common.
         frame: The rows, indexed by kernel (as text): ``median_us`` and ``min_us`` of the passes, ``spread`` ((largest -
             smallest) / median), ``passes``; and what it adds that weights are not near: ``middle_us`` with
-            ``memory.MIDDLE_BYTES`` between two uses of them, ``cold_us`` if they come from main memory.
+            ``memory.MIDDLE_BYTES`` between two uses of them, ``cold_us`` if they come from main memory. ``launch_us``
+            is what the processor takes to launch it, where the device is started kernel by kernel.
     """
 
     def __init__(self, runtime: Runtime, path: Path, protocol: Protocol | None = None) -> None:
@@ -107,7 +118,13 @@ class LatencyTable:
         self.shared: LatencyTable | None = None
         self.note: Callable[[str], None] = lambda text: None
         self.header = Header(
-            runtime.deployment, runtime.version, usable_cores(), now(), protocol or Protocol(), bundled=runtime.bundled
+            runtime.deployment,
+            runtime.version,
+            runtime.driver,
+            usable_cores(),
+            now(),
+            protocol or Protocol(),
+            bundled=runtime.bundled,
         )
         self.frame = make_frame({})
         self._snapshot: str | None = None
@@ -225,7 +242,9 @@ class LatencyTable:
             batch = missing[start : start + _BATCH]
             timings = time_kernels(self.runtime, batch, self.header.protocol)
             distant = self.runtime.distant(batch, [timing.min_us for timing in timings])
-            self._keep(_frame(zip(batch, timings, distant, strict=True)))
+            launches = self.runtime.launch(batch)
+            rows = zip(batch, timings, distant, launches, strict=True)
+            self._keep(_frame(Row(kernel, timing, *far, launch) for kernel, timing, far, launch in rows))
             if progress:
                 progress(start + len(batch), len(missing))
         return len(missing)
@@ -283,11 +302,12 @@ class LatencyTable:
         """What a network of these kernels takes; see ``sums``."""
         sums, check = self.sums(kernels, footprint), self.header.check
         calibration = self.header.calibration or Calibration()
-        ms = calibration.total(sums.near_ms, sums.far_ms)
+        # A device that is started kernel by kernel waits where launching takes longer.
+        ms = max(calibration.total(sums.near_ms, sums.far_ms), sums.launch_ms)
         if check:
             low, high = ms * min(1.0, check.low), ms * max(1.0, check.high)
         else:
-            low, high = ms * UNCHECKED_LOW, (sums.median_ms + sums.far_ms) * UNCHECKED_HIGH
+            low, high = ms * UNCHECKED_LOW, max(sums.median_ms + sums.far_ms, ms) * UNCHECKED_HIGH
         unknown = float(np.exp(_NINE_IN_TEN * sums.doubt_ms / ms))
         return Latency(ms, low / unknown, high * unknown, sums.kernels, sums.estimated, self.snapshot())
 
@@ -304,36 +324,38 @@ class LatencyTable:
         # Sorted, because a runtime orders independent kernels as it likes, and sums of floats depend on the order.
         counts = dict(sorted(Counter(kernels).items(), key=lambda entry: str(entry[0])))
         repeats, memory = np.fromiter(counts.values(), float), self.header.memory
-        columns = ["min_us", "median_us", "middle_us", "cold_us"]
+        columns = ["min_us", "median_us", "middle_us", "cold_us", "launch_us"]
         rows = self.frame.reindex([str(kernel) for kernel in counts])[columns].to_numpy()
         missing = np.flatnonzero(np.isnan(rows[:, 0]))
         doubt = 0.0
         if len(missing):
             listed = list(counts)
             us, distant, covariance = self._estimated().estimate([listed[i] for i in missing])
-            rows[missing] = np.column_stack([us, us, distant])
+            launches = np.full(len(missing), self.frame["launch_us"].median())
+            rows[missing] = np.column_stack([us, us, distant, launches])
             doubt = float(np.sqrt((repeats[missing] * us) @ covariance @ (repeats[missing] * us)))
-        near, median, middle, cold = (float(total) for total in repeats @ rows / 1e3)
+        near, median, middle, cold, launch = (float(total) for total in repeats @ rows / 1e3)
         far = memory.extra(footprint, middle, cold) if memory else 0.0
-        return Sums(near, median, far, doubt / 1e3, int(repeats.sum()), int(repeats[missing].sum()))
+        return Sums(near, median, far, launch, doubt / 1e3, int(repeats.sum()), int(repeats[missing].sum()))
 
     def _estimated(self) -> Estimator:
         if self._estimator is None or self._estimator[0] != self.snapshot():
             self._estimator = self.snapshot(), Estimator(self.frame)
         return self._estimator[1]
 
-    def keep(self, rows: Iterable[Row], memory: Memory | None, cores: int) -> None:
+    def keep(self, rows: Iterable[Row], memory: Memory | None, driver: str, cores: int) -> None:
         """Add what was measured elsewhere, unless it is known already, and write the file.
 
         Args:
             rows: What was measured.
             memory: How far weights are there.
+            driver: What lies between the runtime and the device there.
             cores: Cores that the measuring process could use.
 
         Raises:
             TableError: If it cannot be written, or the file there is of another deployment or version.
         """
-        self.header = replace(self.header, memory=self.header.memory or memory, cores=cores)
+        self.header = replace(self.header, memory=self.header.memory or memory, driver=driver, cores=cores)
         self._snapshot = None
         self._keep(_frame(rows))
 
@@ -388,17 +410,27 @@ class LatencyTable:
 
     def _profile_command(self, path: Path) -> str:
         deployment = self.header.deployment
+        told = (deployment.precision, deployment.layout) != ("fp32", "nchw")
+        gpu = f"--precision {deployment.precision} --layout {deployment.layout} " if told else ""
         return (
             f"hwnas profile --runtime {deployment.runtime} --threads {deployment.threads} --batch {deployment.batch} "
-            f"-o {shlex.quote(str(path))} --for MODEL.onnx"
+            f"{gpu}-o {shlex.quote(str(path))} --for MODEL.onnx"
         )
 
 
 def _frame(rows: Iterable[Row]) -> pd.DataFrame:
     return make_frame(
         {
-            str(kernel): (t.median_us, t.min_us, t.spread, t.passes, round(middle, 3), round(cold, 3))
-            for kernel, t, (middle, cold) in rows
+            str(row.kernel): (
+                row.timing.median_us,
+                row.timing.min_us,
+                row.timing.spread,
+                row.timing.passes,
+                round(row.middle_us, 3),
+                round(row.cold_us, 3),
+                round(row.launch_us, 3),
+            )
+            for row in rows
         }
     )
 

@@ -7,8 +7,8 @@
     # device: Intel Xeon model 85 avx512
     # ...
     # snapshot: 5f0c1f9a7f6e2d11
-    kernel,median_us,min_us,spread,passes,middle_us,cold_us
-    Relu@14 1x16x32x32 -> 1x16x32x32,1.93,1.87,0.061,3,0.0,0.0
+    kernel,median_us,min_us,spread,passes,middle_us,cold_us,launch_us
+    Relu@14 1x16x32x32 -> 1x16x32x32,1.93,1.87,0.061,3,0.0,0.0,0.0
 
 The snapshot is a hash of everything else, so that a file that was cut short or edited is told from a whole one.
 """
@@ -32,7 +32,8 @@ from spaces.wholefile import write_whole
 
 FORMAT = 2
 _TITLE = f"# hwnas latency table, format {FORMAT}"
-_TYPES = {"median_us": float, "min_us": float, "spread": float, "passes": int, "middle_us": float, "cold_us": float}
+_MEASURED = ("median_us", "min_us", "spread", "passes", "middle_us", "cold_us", "launch_us")
+_TYPES: dict[str, type] = {name: int if name == "passes" else float for name in _MEASURED}
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Header:
     Attributes:
         deployment: Where and how the kernels ran.
         version: The runtime's name and version.
+        driver: What lies between the runtime and the device; the clocks of the device where they are known.
         cores: Cores that the measuring process could use.
         created: When the table was begun, in ISO format.
         protocol: How the kernels were timed.
@@ -82,6 +84,7 @@ class Header:
 
     deployment: Deployment
     version: str
+    driver: str
     cores: int
     created: str
     protocol: Protocol
@@ -91,10 +94,10 @@ class Header:
     check: Check | None = None
 
 
-def make_frame(rows: dict[str, tuple[float, float, float, int, float, float]]) -> pd.DataFrame:
-    """Rows of a table, by kernel: median_us, min_us, spread, passes, middle_us, cold_us.
+def make_frame(rows: dict[str, tuple[float, float, float, int, float, float, float]]) -> pd.DataFrame:
+    """Rows of a table, by kernel: in the order of the columns.
 
-    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, 0.0, 0.0)}).loc["Relu@14 1x8 -> 1x8", "min_us"]
+    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, 0.0, 0.0, 0.0)}).loc["Relu@14 1x8 -> 1x8", "min_us"]
     np.float64(1.9)
     """
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_TYPES)).astype(_TYPES)
@@ -148,6 +151,7 @@ def _header_text(header: Header) -> str:
     entries: dict[str, Any] = {
         **asdict(header.deployment),
         "version": header.version,
+        "driver": header.driver,
         "cores": header.cores,
         "created": header.created,
         "protocol": json.dumps(asdict(header.protocol)),
@@ -168,6 +172,7 @@ def _parse_header(text: str) -> Header:
     return Header(
         Deployment(**deployment),
         entries["version"],
+        entries["driver"],
         int(entries["cores"]),
         entries["created"],
         Protocol(**json.loads(entries["protocol"])),
@@ -188,9 +193,9 @@ def _parse_body(text: str) -> pd.DataFrame:
     if list(frame.columns) != list(_TYPES) or not frame.index.is_unique:
         raise ValueError(f"columns must be kernel, {', '.join(_TYPES)}, and each kernel may stand there once")
     times = frame[["median_us", "min_us"]].to_numpy()
-    distant = frame[["middle_us", "cold_us"]].to_numpy()
-    if not (np.isfinite(times).all() and (times > 0).all() and np.isfinite(distant).all() and (distant >= 0).all()):
-        raise ValueError("a kernel's time must be a number above 0, and what distant weights add none below 0")
+    rest = frame[["middle_us", "cold_us", "launch_us"]].to_numpy()
+    if not (np.isfinite(times).all() and (times > 0).all() and np.isfinite(rest).all() and (rest >= 0).all()):
+        raise ValueError("a kernel's time must be a number above 0, and what is added to it none below 0")
     return frame
 
 

@@ -82,9 +82,11 @@ class ScriptedRuntime:
     deployment: Deployment = field(default_factory=lambda: Deployment("ort-cpu", "Scripted 1 neon"))
     version: str = "scripted 1.0"
     bundled: Bundled | None = None
+    driver: str = "none"
     here: bool = True
     seconds: Callable[[Kernel], float] = lambda kernel: 1e-6 * len(str(kernel))
     far: Callable[[Kernel], float] = lambda kernel: 0.0
+    launching: Callable[[Kernel], float] = lambda kernel: 0.0
     near_and_far: Memory | None = None
     asked: list[str] = field(default_factory=list)
 
@@ -95,6 +97,9 @@ class ScriptedRuntime:
         self.asked.append(kernel.op)
         total = 5e-6 + copies * self.seconds(kernel)
         return lambda: total
+
+    def launch(self, kernels: Sequence[Kernel]) -> list[float]:
+        return [1e6 * self.launching(kernel) for kernel in kernels]
 
     def distant(self, kernels: Sequence[Kernel], near_us: Sequence[float]) -> list[tuple[float, float]]:
         return [(0.5e6 * self.far(kernel), 1e6 * self.far(kernel)) for kernel in kernels]

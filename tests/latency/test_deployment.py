@@ -39,15 +39,22 @@ def test_every_field_is_part_of_the_key():
         Deployment("ort-cpu", "Board 2"),
         Deployment("ort-cpu", "Board", threads=2),
         Deployment("ort-cpu", "Board", batch=2),
+        Deployment("torch-cudagraph", "Board"),
+        Deployment("torch-cuda", "Board", precision="bf16"),
+        Deployment("torch-cuda", "Board", layout="nhwc"),
     ]
-    assert len({deployment.key for deployment in [one, *others]}) == 5
+    assert len({deployment.key for deployment in [one, *others]}) == 8
+    assert len({str(deployment) for deployment in [one, *others]}) == 8
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"runtime": "tflite"}, "runtime 'tflite' is not known; choose one of ort-cpu, torch-cuda"),
-        ({"precision": "int3"}, "precision 'int3' cannot be measured; choose one of fp32"),
+        ({"precision": "int3"}, "precision 'int3' is not known of ort-cpu; choose one of fp32"),
+        ({"precision": "fp16"}, "precision 'fp16' is not known of ort-cpu; choose one of fp32"),
+        ({"runtime": "torch-cuda", "precision": "int3"}, "not known of torch-cuda; choose one of fp32, fp16, bf16"),
+        ({"layout": "nhwc"}, "layout 'nhwc' is not known of ort-cpu; choose one of nchw"),
         ({"threads": 0}, "threads=0 must be at least 1"),
         ({"batch": -1}, "batch=-1 must be at least 1"),
         ({"device": "?!"}, "device '?!' must be a name of one line"),

@@ -34,7 +34,7 @@ KERNELS += [relu(*each) for each in product((8, 16, 32, 64), (8, 16, 32))]
 
 
 def estimator(kernels, cold=lambda kernel: 0.0):
-    rows = {str(each): (law(each), law(each), 0.0, 3, cold(each) / 2, cold(each)) for each in kernels}
+    rows = {str(each): (law(each), law(each), 0.0, 3, cold(each) / 2, cold(each), 0.0) for each in kernels}
     return Estimator(make_frame(rows))
 
 

@@ -252,7 +252,7 @@ def test_the_eager_network_computes_what_onnx_runtime_does(make_cnn, batch):
     (wanted,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
         None, {"image": images}
     )
-    network = EagerNetwork(fix_batch(model, batch), torch.device("cpu"))
+    network = EagerNetwork(fix_batch(model, batch), torch.Tensor.contiguous)
     (found,) = network(torch.from_numpy(images))
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
 
@@ -301,7 +301,7 @@ def test_each_eager_operator_computes_what_onnx_runtime_does(net, op, inputs, at
     model = writer.model(writer.add(op, *names, **attributes), [1, 4, 7, 7], None)
     image = np.random.default_rng(1).random((1, 4, 7, 7), np.float32) - 0.25
     (wanted,) = ort.InferenceSession(model.SerializeToString()).run(None, {"image": image})
-    (found,) = EagerNetwork(model, torch.device("cpu"))(torch.from_numpy(image))
+    (found,) = EagerNetwork(model, torch.Tensor.contiguous)(torch.from_numpy(image))
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -317,8 +317,27 @@ def test_eager_gemm(net, flips, bias):
     model = writer.model(y, [2, 5], None)
     image = np.random.default_rng(2).random((2, 5), np.float32)
     (wanted,) = ort.InferenceSession(model.SerializeToString()).run(None, {"image": image})
-    (found,) = EagerNetwork(model, torch.device("cpu"))(torch.from_numpy(image))
+    (found,) = EagerNetwork(model, torch.Tensor.contiguous)(torch.from_numpy(image))
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("runtime", ["torch-cuda", "torch-cudagraph"])
+def test_precisions_and_layouts_of_pytorch(make_cnn, runtime, precision, layout):
+    deployment = Deployment(runtime, processor(), precision=precision, layout=layout)
+    pytorch = TorchCuda(deployment, torch_device="cpu")
+    model = make_cnn(8, 8)
+    assert 0 < pytorch.network(model)() < 1
+    kernels = list(dict.fromkeys(pytorch.lower(model).kernels))
+    assert all(0 < pytorch.kernel(kernel, 2)() < 1 for kernel in kernels)
+    launches = pytorch.launch(kernels)
+    assert len(launches) == len(kernels)
+    assert (max(launches) > 0) is (runtime == "torch-cuda")
+    placed = pytorch._place(torch.ones(1, 4, 3, 3))
+    assert str(placed.dtype) == {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}[precision]
+    assert placed.is_contiguous(memory_format=torch.channels_last) is (layout == "nhwc")
+    assert pytorch._place(torch.ones(2, dtype=torch.int64)).dtype == torch.int64
 
 
 def test_eager_pytorch_fuses_nothing(make_cnn):
@@ -347,7 +366,7 @@ def test_tensors_are_given_back_after_their_last_use(net):
     name = "image"
     for _ in range(20):
         name = writer.add("Relu", name)
-    network = EagerNetwork(writer.model(name, [1, 8], None), torch.device("cpu"))
+    network = EagerNetwork(writer.model(name, [1, 8], None), torch.Tensor.contiguous)
     assert [len(dead) for dead in network._dead_after] == [1] * 20
 
 
@@ -356,7 +375,7 @@ def test_constant_nodes_reach_the_eager_network(net):
     two = writer.add("Constant", value=helper.make_tensor("two", TensorProto.FLOAT, [1], [2.0]))
     model = writer.model(writer.add("Mul", "image", two), [1, 8], None)
     assert len(trace(model).steps) == 1
-    (found,) = EagerNetwork(model, torch.device("cpu"))(torch.ones(1, 8))
+    (found,) = EagerNetwork(model, torch.Tensor.contiguous)(torch.ones(1, 8))
     assert found.tolist() == [[2.0] * 8]
 
 

@@ -58,6 +58,17 @@ def test_weights_from_further_away_take_longer(scripted, tmp_path, make_cnn, sha
     assert table.predict(model).ms == pytest.approx(near.ms + 1e-2 * weighty * wanted)
 
 
+def test_a_device_that_is_started_kernel_by_kernel_may_have_to_wait(scripted, tmp_path, make_cnn):
+    model = make_cnn(8, 16)
+    kernels = scripted().lower(model).kernels
+    device = 1e3 * sum(map(scripted().seconds, kernels))
+    for launching, wanted in ((1e-6, device), (1e-3, float(len(kernels)))):
+        runtime = scripted(launching=lambda kernel, seconds=launching: seconds)
+        latency = LatencyTable.open(runtime, tmp_path / f"{launching}.csv", QUICK).predict(model)
+        assert latency.ms == pytest.approx(wanted)
+        assert latency.low_ms <= latency.ms <= latency.high_ms
+
+
 def test_the_memory_is_measured_once_and_kept(scripted, tmp_path):
     memory = Memory((1, 4), (0.0, 1.0))
     table = LatencyTable.open(scripted(near_and_far=memory), tmp_path / "table.csv", QUICK)
@@ -189,19 +200,21 @@ def test_the_file_can_be_read_by_people(table):
     table.runtime.seconds = lambda kernel: 2e-6
     table.extend([SIGMOID, RELU])
     lines = table.path.read_text().splitlines()
-    assert lines[:7] == [
+    assert lines[:9] == [
         "# hwnas latency table, format 2",
         "# runtime: ort-cpu",
         "# device: Scripted 1 neon",
         "# threads: 1",
         "# batch: 1",
         "# precision: fp32",
+        "# layout: nchw",
         "# version: scripted 1.0",
+        "# driver: none",
     ]
     assert lines[-3:] == [
-        "kernel,median_us,min_us,spread,passes,middle_us,cold_us",
-        "Relu@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0,0.0",
-        "Sigmoid@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0,0.0",
+        "kernel,median_us,min_us,spread,passes,middle_us,cold_us,launch_us",
+        "Relu@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0,0.0,0.0",
+        "Sigmoid@13 1x8 -> 1x8,2.0,2.0,0.0,3,0.0,0.0,0.0",
     ]
 
 
