@@ -21,6 +21,7 @@ import itertools
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ import pandas as pd
 from hwnas.latencycli import networks
 from hwnas.sample import random_networks, untrained_models
 from latency import Deployment, LatencyTable, make_runtime, measure_many, time_kernels
+from latency.estimate import Estimator, macs
 from latency.memory import MB
+from latency.prediction import add_up, predict
 from latency.profile import judge, noise, summarise
 from latency.shapes import fix_batch, trace
 from objectives.cost import latency
@@ -94,26 +97,14 @@ def operators(runtime, model):
     return trace(fix_batch(model, runtime.deployment.batch)).kernels
 
 
-def macs(runtime, model):
-    """Multiply-accumulates of convolutions and matrix products."""
-    total = 0
-    for kernel in operators(runtime, model):
-        if kernel.op in ("Conv", "Gemm", "MatMul"):
-            weight, out = kernel.inputs[1], kernel.outputs[0]
-            per_value = np.prod(weight.shape[1:]) if kernel.op == "Conv" else kernel.inputs[0].shape[-1]
-            total += int(np.prod(out.shape) * per_value)
-    return total
-
-
 def estimated(table, programs):
     """Each network from a table that has none of its kernels."""
-    others = LatencyTable(table.runtime, table.path)  # never written
-    others.header = table.header
     found = []
     for program in programs:
-        others.frame = table.frame.drop(index=[str(kernel) for kernel in set(program.kernels)])
-        others._snapshot = None
-        found.append(others.total(program.kernels, program.footprint).ms)
+        others = table.frame.drop(index=[str(kernel) for kernel in set(program.kernels)])
+        estimator = partial(Estimator, others)
+        sums = add_up(others, table.header.memory, program.kernels, program.footprint, estimator)
+        found.append(predict(sums, table.header.calibration, table.header.check, table.snapshot()).ms)
     return found
 
 
@@ -164,7 +155,7 @@ def run(group, models, options):
     programs, measured, names = programs[known:], measured[known:], [model.graph.name for model in models]
     predicted = [table.total(program.kernels, program.footprint) for program in programs]
     inside = [found.low_ms <= one.quiet_ms <= found.high_ms for found, one in zip(predicted, measured, strict=True)]
-    work = np.array([macs(runtime, model) for model in models])
+    work = np.array([sum(map(macs, operators(runtime, model))) for model in models])
     truth = np.array([one.quiet_ms for one in measured])
     ways = {
         "table": [found.ms for found in predicted],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from latency import Latency
-    from latency.table import Sums
+    from latency.prediction import Sums
 
 
 def write(folder: Path, manifest: Manifest, archive: Sequence[Point] = ()) -> None:
@@ -88,11 +88,8 @@ def points(manifest: Manifest) -> list[Point]:
 def table(manifest: Manifest) -> Table:
     """The front for a terminal, best validation accuracy first, references below a rule."""
     devices = manifest.devices()
-    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
-    grid.add_column("network", no_wrap=True)
     latencies = [_latency_header(device, devices) for device in devices]
-    for header in ["val %", "±", "test %", *latencies, "params", "MACs", "epochs"]:
-        grid.add_column(header, justify="right", no_wrap=True)
+    grid = _grid("val %", "±", "test %", *latencies, "params", "MACs", "epochs")
     grid.add_column("", overflow="fold")
     for network in _ordered(manifest):
         front = isinstance(network, Model)
@@ -142,10 +139,7 @@ def example_limit(manifest: Manifest) -> str | None:
 
 def check_table(networks: "pd.DataFrame") -> Table:
     """Predicted against measured latency for a terminal; `networks` is that of a `latency.profile.CheckReport`."""
-    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
-    grid.add_column("network", no_wrap=True)
-    for header in ("kernels", "predicted ms", "measured ms", "error", "noise"):
-        grid.add_column(header, justify="right", no_wrap=True)
+    grid = _grid("kernels", "predicted ms", "measured ms", "error", "noise")
     for row in networks.to_dict("records"):
         grid.add_row(
             str(row["name"]),
@@ -160,10 +154,7 @@ def check_table(networks: "pd.DataFrame") -> Table:
 
 def launch_table(names: Sequence[str], sums: "Sequence[Sums]") -> Table:
     """Eager against graph, for a terminal: an eager network waits where launching its kernels takes longest."""
-    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
-    grid.add_column("network", no_wrap=True)
-    for header in ("kernels", "eager ms", "as a graph ms", ""):
-        grid.add_column(header, justify="right", no_wrap=True)
+    grid = _grid("kernels", "eager ms", "as a graph ms", "")
     for name, each in zip(names, sums, strict=True):
         device = each.near_ms + each.far_ms
         bound = "launch-bound" if each.launch_ms > device else ""
@@ -178,13 +169,19 @@ def console() -> Console:
 
 def prediction_table(names: Sequence[str], latencies: "Sequence[Latency]") -> Table:
     """Predicted latencies for a terminal."""
-    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
-    grid.add_column("network", no_wrap=True)
-    for header in ("kernels", "estimated", "predicted ms", "interval"):
-        grid.add_column(header, justify="right", no_wrap=True)
+    grid = _grid("kernels", "estimated", "predicted ms", "interval")
     for name, latency in zip(names, latencies, strict=True):
         interval = f"{latency.low_ms:.3g} to {latency.high_ms:.3g}"
         grid.add_row(name, str(latency.kernels), str(latency.estimated), f"{latency.ms:.3g}", interval)
+    return grid
+
+
+def _grid(*headers: str) -> Table:
+    """A table of networks, with numbers below the headers."""
+    grid = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    grid.add_column("network", no_wrap=True)
+    for header in headers:
+        grid.add_column(header, justify="right", no_wrap=True)
     return grid
 
 

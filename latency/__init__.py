@@ -15,9 +15,10 @@
 
 from latency.deployment import Deployment
 from latency.kernels import Kernel, Operand
+from latency.prediction import Latency
 from latency.profile import CheckReport, check, profile
 from latency.runtimes import Runtime, make_runtime
-from latency.table import Latency, LatencyTable, cache_path
+from latency.table import LatencyTable, cache_path
 from latency.tablefile import Check, Header
 from latency.timing import Measured, Protocol, Timing, measure_many, time_kernels
 

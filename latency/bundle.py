@@ -6,8 +6,10 @@ A bundle is a zip file with ``run_bundle.py`` in it; what comes back is JSON and
 """
 
 import hashlib
+import inspect
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,15 +20,17 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from latency import run_bundle, workload
+from latency import run_bundle, stopwatch, workload
 from latency.deployment import Bundled, Deployment, instructions, name_processor
 from latency.kernels import Kernel
 from latency.memory import MIDDLE_BYTES, Memory
 from latency.ortcpu import LEVELS, OrtCpu, read_graph
 from latency.profile import CheckReport, judge
-from latency.run_bundle import BLOCK_BYTES, BUNDLE_FORMAT, DEGREE, LADDER, timer_is_sound
+from latency.run_bundle import BUNDLE_FORMAT, DEGREE, timer_is_sound
 from latency.shapes import Program, fix_batch
-from latency.table import LatencyTable, Row
+from latency.stopwatch import BLOCK_BYTES, LADDER
+from latency.table import LatencyTable
+from latency.tablefile import Row
 from latency.timing import Protocol, summarise_network, summarise_passes
 from latency.workload import Workload, weight_bytes
 from spaces.errors import BundleError, HwnasError
@@ -311,10 +315,18 @@ def _validate(trip: Trip) -> None:
             raise ValueError("a network has kernels that nothing is known of")
 
 
+def _runner() -> str:
+    """The two files that measure on a device as one, which needs nothing of this project."""
+    both = f"{inspect.getsource(stopwatch)}\n\n{inspect.getsource(run_bundle)}"
+    joined, imports = re.subn(r"^from latency\.stopwatch import (?:\([^)]*\)|.*)\n", "", both, flags=re.M)
+    assert imports == 1
+    return joined
+
+
 def _write(path: Path, job: dict[str, Any], works: dict[str, Workload]) -> None:
     files = {f"{name}.onnx": work.model.SerializeToString() for name, work in works.items()}
     files["weights.json"] = json.dumps({name: work.weights for name, work in works.items()}).encode()
-    files["run_bundle.py"] = Path(run_bundle.__file__).read_bytes()
+    files["run_bundle.py"] = _runner().encode()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files["bundle.json"] = json.dumps({"format": BUNDLE_FORMAT, **job, "files": digests}).encode()
     size = sum(map(len, files.values()))

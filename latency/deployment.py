@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latency.run_bundle import device_facts
+from latency.stopwatch import device_facts
 from spaces.errors import LatencyError, SpecError
 
 PRECISIONS = {
@@ -157,7 +157,7 @@ def processor() -> str:
 
 
 def name_processor(facts: Mapping[str, Any]) -> str:
-    """The same from what ``run_bundle.device_facts`` found, here or on another device."""
+    """The same from what ``stopwatch.device_facts`` found, here or on another device."""
     if facts["cpuinfo"]:
         return describe_processor(facts["cpuinfo"], facts["machine"])
     return f"{facts['brand'] or 'processor'} {facts['machine']}"

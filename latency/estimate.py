@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ class Estimator:
         return self._roofline(kernels) * np.exp(factor), _weights(kernels) @ self._distant_rates, covariance
 
     @cached_property
-    def _process(self):  # type: ignore[no-untyped-def]
+    def _process(self) -> Any:  # of scikit-learn, which has no annotations
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel

@@ -13,12 +13,13 @@ from latency import workload
 from latency.deployment import Bundled, Deployment, instructions, processor
 from latency.kernels import Kernel
 from latency.memory import MIDDLE_BYTES, Memory
-from latency.run_bundle import (
+from latency.shapes import Program, Step, fix_batch, trace
+from latency.stopwatch import (
     BLOCK_BYTES,
     PROBE_MS,
     Stopwatch,
-    cold_us,
     device_facts,
+    distant_us,
     node_us,
     optimised_graph,
     repeat,
@@ -26,7 +27,6 @@ from latency.run_bundle import (
     session_options,
     stopwatch,
 )
-from latency.shapes import Program, Step, fix_batch, trace
 from latency.workload import Workload, weight_bytes
 from spaces.errors import LatencyError
 
@@ -136,7 +136,7 @@ class OrtCpu:
         for found, nbytes in ((middle, MIDDLE_BYTES), (cold, BLOCK_BYTES)):
             for part, work in workload.composites(small, nbytes):
                 with self._refusing(f"{len(part)} kernels in one session"):
-                    times = cold_us(work.model.SerializeToString(), work.weights, self.deployment.threads)
+                    times = distant_us(work.model.SerializeToString(), work.weights, self.deployment.threads)
                 if times is None:
                     raise LatencyError(f"{self.version} runs independent nodes in disorder; install another version")
                 found.update({kernel: times[str(number)] for number, kernel in enumerate(part)})

@@ -12,8 +12,9 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from latency.calibration import Calibration
+from latency.prediction import UNCHECKED_HIGH, UNCHECKED_LOW, Sums
 from latency.runtimes import Runtime
-from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, Sums, now
+from latency.table import LatencyTable, now
 from latency.tablefile import Check
 from latency.timing import Measured, Protocol, measure_many
 from spaces.errors import LatencyError

@@ -9,8 +9,8 @@ from latency.deployment import Bundled, Deployment
 from latency.kernels import Kernel
 from latency.memory import Memory
 from latency.ortcpu import OrtCpu
-from latency.run_bundle import Stopwatch
 from latency.shapes import Program
+from latency.stopwatch import Stopwatch
 
 
 class Runtime(Protocol):

@@ -1,14 +1,11 @@
-"""The latency table: what each kernel takes on one deployment, and what networks therefore take."""
+"""The latency table: what each kernel takes on one deployment."""
 
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import onnx
 import pandas as pd
 import platformdirs
@@ -19,72 +16,14 @@ from latency.deployment import usable_cores
 from latency.estimate import Estimator
 from latency.kernels import Kernel
 from latency.memory import Memory
+from latency.prediction import Latency, Sums, add_up, predict
 from latency.runtimes import Runtime, make_runtime
-from latency.tablefile import FORMAT, Check, Header, make_frame, read, snapshot, write
-from latency.timing import Protocol, Timing, time_kernels
+from latency.tablefile import FORMAT, Check, Header, Row, make_frame, read, snapshot, write
+from latency.timing import Protocol, time_kernels
 from spaces.errors import MissingKernel, TableError
 
-# Measured / predicted where nothing was checked. What a table leaves out makes networks slower than their kernels more
-# often than faster.
-UNCHECKED_LOW, UNCHECKED_HIGH = 0.85, 1.5
-# Standard deviations on either side of the mean.
-_NINE_IN_TEN = 1.645
 # The file is written after so many kernels, so that a process that is killed loses a few seconds' work.
 _BATCH = 200
-
-
-@dataclass(frozen=True)
-class Latency:
-    """A predicted latency.
-
-    Attributes:
-        ms: Milliseconds for one inference of a batch.
-        low_ms: Lower end of an interval that should hold nine networks in ten.
-        high_ms: Its upper end.
-        kernels: How many kernels the network runs.
-        estimated: How many of them were not measured.
-        table: The snapshot of the table that the prediction rests on.
-    """
-
-    ms: float
-    low_ms: float
-    high_ms: float
-    kernels: int
-    estimated: int
-    table: str
-
-
-class Row(NamedTuple):
-    """What is known of a kernel (see ``LatencyTable``)."""
-
-    kernel: Kernel
-    timing: Timing
-    middle_us: float = 0.0
-    cold_us: float = 0.0
-    launch_us: float = 0.0
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What the kernels of a network take together, in milliseconds.
-
-    Attributes:
-        near_ms: With weights near, at their fastest.
-        median_ms: The same, by the medians of the passes.
-        far_ms: What it adds that weights come from further away.
-        launch_ms: What the processor takes to launch them.
-        doubt_ms: Standard deviation of what was estimated.
-        kernels: How many the network runs.
-        estimated: How many of them are estimated.
-    """
-
-    near_ms: float
-    median_ms: float
-    far_ms: float
-    launch_ms: float
-    doubt_ms: float
-    kernels: int
-    estimated: int
 
 
 class LatencyTable:
@@ -126,7 +65,7 @@ class LatencyTable:
             protocol or Protocol(),
             bundled=runtime.bundled,
         )
-        self.frame = make_frame({})
+        self.frame = make_frame([])
         self._snapshot: str | None = None
         self._estimator: tuple[str, Estimator] | None = None
 
@@ -196,7 +135,8 @@ class LatencyTable:
         The interval is that of the table's own check, for as long as the table lives. It rests on the networks of that
         check: it is right for others of their kind, whatever kernels they have, and says nothing about networks of
         another kind, such as much larger ones. Without a check it is wide: the median passes instead of the
-        smallest, and ``UNCHECKED_LOW`` and ``UNCHECKED_HIGH`` around them, which no measurement on this device backs.
+        smallest, and ``prediction.UNCHECKED_LOW`` and ``UNCHECKED_HIGH`` around them, which no measurement on this
+        device backs.
         Estimated kernels widen it by what is not known of them.
 
         Raises:
@@ -244,7 +184,7 @@ class LatencyTable:
             distant = self.runtime.distant(batch, [timing.min_us for timing in timings])
             launches = self.runtime.launch(batch)
             rows = zip(batch, timings, distant, launches, strict=True)
-            self._keep(_frame(Row(kernel, timing, *far, launch) for kernel, timing, far, launch in rows))
+            self._keep(make_frame(Row(kernel, timing, *far, launch) for kernel, timing, far, launch in rows))
             if progress:
                 progress(start + len(batch), len(missing))
         return len(missing)
@@ -278,7 +218,7 @@ class LatencyTable:
         Raises:
             TableError: If it cannot be written, or the file there is damaged or of another deployment.
         """
-        self._keep(make_frame({}))
+        self._keep(make_frame([]))
 
     def record(self, check: Check, calibration: Calibration | None = None) -> None:
         """Keep the result of a check, from which intervals come from now on, and write the file.
@@ -300,16 +240,8 @@ class LatencyTable:
 
     def total(self, kernels: Iterable[Kernel], footprint: int) -> Latency:
         """What a network of these kernels takes; see ``sums``."""
-        sums, check = self.sums(kernels, footprint), self.header.check
-        calibration = self.header.calibration or Calibration()
-        # A device that is started kernel by kernel waits where launching takes longer.
-        ms = max(calibration.total(sums.near_ms, sums.far_ms), sums.launch_ms)
-        if check:
-            low, high = ms * min(1.0, check.low), ms * max(1.0, check.high)
-        else:
-            low, high = ms * UNCHECKED_LOW, max(sums.median_ms + sums.far_ms, ms) * UNCHECKED_HIGH
-        unknown = float(np.exp(_NINE_IN_TEN * sums.doubt_ms / ms))
-        return Latency(ms, low / unknown, high * unknown, sums.kernels, sums.estimated, self.snapshot())
+        header = self.header
+        return predict(self.sums(kernels, footprint), header.calibration, header.check, self.snapshot())
 
     def sums(self, kernels: Iterable[Kernel], footprint: int) -> Sums:
         """What the kernels of a network take together; those that the table lacks are estimated.
@@ -321,22 +253,7 @@ class LatencyTable:
         Raises:
             MissingKernel: If the table has too few kernels to estimate others by.
         """
-        # Sorted, because a runtime orders independent kernels as it likes, and sums of floats depend on the order.
-        counts = dict(sorted(Counter(kernels).items(), key=lambda entry: str(entry[0])))
-        repeats, memory = np.fromiter(counts.values(), float), self.header.memory
-        columns = ["min_us", "median_us", "middle_us", "cold_us", "launch_us"]
-        rows = self.frame.reindex([str(kernel) for kernel in counts])[columns].to_numpy()
-        missing = np.flatnonzero(np.isnan(rows[:, 0]))
-        doubt = 0.0
-        if len(missing):
-            listed = list(counts)
-            us, distant, covariance = self._estimated().estimate([listed[i] for i in missing])
-            launches = np.full(len(missing), self.frame["launch_us"].median())
-            rows[missing] = np.column_stack([us, us, distant, launches])
-            doubt = float(np.sqrt((repeats[missing] * us) @ covariance @ (repeats[missing] * us)))
-        near, median, middle, cold, launch = (float(total) for total in repeats @ rows / 1e3)
-        far = memory.extra(footprint, middle, cold) if memory else 0.0
-        return Sums(near, median, far, launch, doubt / 1e3, int(repeats.sum()), int(repeats[missing].sum()))
+        return add_up(self.frame, self.header.memory, kernels, footprint, self._estimated)
 
     def _estimated(self) -> Estimator:
         if self._estimator is None or self._estimator[0] != self.snapshot():
@@ -357,7 +274,7 @@ class LatencyTable:
         """
         self.header = replace(self.header, memory=self.header.memory or memory, driver=driver, cores=cores)
         self._snapshot = None
-        self._keep(_frame(rows))
+        self._keep(make_frame(rows))
 
     def _keep(self, rows: pd.DataFrame) -> None:
         """Write the file with new rows; known ones go before those of the file, and the file's before the new ones."""
@@ -416,23 +333,6 @@ class LatencyTable:
             f"hwnas profile --runtime {deployment.runtime} --threads {deployment.threads} --batch {deployment.batch} "
             f"{gpu}-o {shlex.quote(str(path))} --for MODEL.onnx"
         )
-
-
-def _frame(rows: Iterable[Row]) -> pd.DataFrame:
-    return make_frame(
-        {
-            str(row.kernel): (
-                row.timing.median_us,
-                row.timing.min_us,
-                row.timing.spread,
-                row.timing.passes,
-                round(row.middle_us, 3),
-                round(row.cold_us, 3),
-                round(row.launch_us, 3),
-            )
-            for row in rows
-        }
-    )
 
 
 def cache_path(runtime: Runtime) -> Path:

@@ -16,24 +16,26 @@ The snapshot is a hash of everything else, so that a file that was cut short or 
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from latency.calibration import Calibration
 from latency.deployment import Bundled, Deployment
+from latency.kernels import Kernel
 from latency.memory import Memory
-from latency.timing import Protocol
+from latency.timing import Protocol, Timing
 from spaces.errors import SpecError, TableError
 from spaces.wholefile import write_whole
 
 FORMAT = 2
 _TITLE = f"# hwnas latency table, format {FORMAT}"
-_MEASURED = ("median_us", "min_us", "spread", "passes", "middle_us", "cold_us", "launch_us")
-_TYPES: dict[str, type] = {name: int if name == "passes" else float for name in _MEASURED}
+_TIMED, _ADDED = ("median_us", "min_us", "spread", "passes"), ("middle_us", "cold_us", "launch_us")
+_TYPES: dict[str, type] = {name: int if name == "passes" else float for name in _TIMED + _ADDED}
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,29 @@ class Header:
     check: Check | None = None
 
 
-def make_frame(rows: dict[str, tuple[float, float, float, int, float, float, float]]) -> pd.DataFrame:
-    """Rows of a table, by kernel: in the order of the columns.
+class Row(NamedTuple):
+    """What is known of a kernel (see ``LatencyTable.frame``)."""
 
-    >>> make_frame({"Relu@14 1x8 -> 1x8": (2.0, 1.9, 0.1, 3, 0.0, 0.0, 0.0)}).loc["Relu@14 1x8 -> 1x8", "min_us"]
+    kernel: Kernel
+    timing: Timing
+    middle_us: float = 0.0
+    cold_us: float = 0.0
+    launch_us: float = 0.0
+
+
+def make_frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """Rows of a table, by kernel.
+
+    >>> relu = Row(Kernel.parse("Relu@14 1x8 -> 1x8"), Timing(min_us=1.9, median_us=2.0, spread=0.1, passes=3))
+    >>> make_frame([relu]).loc["Relu@14 1x8 -> 1x8", "min_us"]
     np.float64(1.9)
     """
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_TYPES)).astype(_TYPES)
+    # Rounded as the file is, so that a table read back is the table that was written.
+    records = {
+        str(kernel): (*(getattr(timing, name) for name in _TIMED), *(round(us, 3) for us in added))
+        for kernel, timing, *added in rows
+    }
+    frame = pd.DataFrame.from_dict(records, orient="index", columns=list(_TYPES)).astype(_TYPES)
     return frame.set_axis(pd.Index(frame.index, dtype=object, name="kernel")).sort_index()
 
 
@@ -193,7 +211,7 @@ def _parse_body(text: str) -> pd.DataFrame:
     if list(frame.columns) != list(_TYPES) or not frame.index.is_unique:
         raise ValueError(f"columns must be kernel, {', '.join(_TYPES)}, and each kernel may stand there once")
     times = frame[["median_us", "min_us"]].to_numpy()
-    rest = frame[["middle_us", "cold_us", "launch_us"]].to_numpy()
+    rest = frame[list(_ADDED)].to_numpy()
     if not (np.isfinite(times).all() and (times > 0).all() and np.isfinite(rest).all() and (rest >= 0).all()):
         raise ValueError("a kernel's time must be a number above 0, and what is added to it none below 0")
     return frame

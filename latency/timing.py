@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from latency.kernels import Kernel
-from latency.run_bundle import ATTEMPTS, Stopwatch, kernel_seconds, repeat, warm
+from latency.stopwatch import ATTEMPTS, Stopwatch, kernel_seconds, repeat, warm
 from spaces.errors import LatencyError, SpecError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 from latency.deployment import Bundled, Deployment, gpu, processor
 from latency.eager import EagerNetwork, torch_function
 from latency.kernels import Kernel
-from latency.run_bundle import Stopwatch
 from latency.shapes import Program, fix_batch, trace
+from latency.stopwatch import Stopwatch
 from latency.timing import clock
 from spaces.errors import LatencyError
 

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from latency.kernels import Kernel, Operand
 from latency.memory import MB, MIDDLE_BYTES
-from latency.run_bundle import BLOCK_BYTES, CACHE_LINE, LARGE_BYTES, Weight
+from latency.stopwatch import BLOCK_BYTES, CACHE_LINE, LARGE_BYTES, Weight
 
 CALL = "Call"
 """The kernel that stands for what a call of the runtime costs beside its kernels."""
@@ -49,16 +49,35 @@ class Workload:
     weights: tuple[Weight, ...] = ()
 
 
+class _Shelf:
+    """Weights one behind the other in the block, from its start again where it ends."""
+
+    def __init__(self) -> None:
+        self.weights: list[Weight] = []
+        self._used = 0
+
+    def put(self, name: str, shape: Sequence[int], scale: float = 0.0) -> onnx.TensorProto:
+        """A place for a weight; as a tensor whose numbers are handed to the session, not written into the model."""
+        size = math.prod(shape)
+        start = self._used if self._used + size <= _BLOCK_FLOATS else 0
+        self._used = start + size + -size % _LINE_FLOATS
+        return self.put_at(start, name, shape, scale)
+
+    def put_at(self, start: int, name: str, shape: Sequence[int], scale: float = 0.0) -> onnx.TensorProto:
+        """The same at a place of one's choice."""
+        self.weights.append((name, start, tuple(shape), scale))
+        return _elsewhere(name, shape)
+
+
 class _Writer:
-    """Collects nodes, and weights one behind the other in the block."""
+    """Collects nodes, and the weights that they read."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
-        self.weights: list[Weight] = []
+        self.shelf = _Shelf()
         self.inputs: dict[str, Operand] = {}
         self.opsets = {"": _PLAIN_OPSET}
-        self._used = 0
 
     def kernel(self, kernel: Kernel, name: str, prefix: str, turn: int) -> None:
         """Add a run of a kernel: with its own inputs, and with the weights of one turn."""
@@ -77,23 +96,15 @@ class _Writer:
         """Add what a kernel reads: its inputs once, its weights so many times."""
         self.inputs |= {f"{prefix}i{i}": operand for i, operand in kernel.activations.items()}
         for turn, (i, operand) in itertools.product(range(turns), kernel.constants.items()):
-            self.weight(f"{prefix}i{i}_{turn}", operand)
-
-    def weight(self, name: str, operand: Operand) -> None:
-        if operand.values is not None or operand.dtype != "f32":
-            self.tensors.append(numpy_helper.from_array(operand.array(), name))
-            return
-        size = math.prod(operand.shape)
-        self._used = self._used if self._used + size <= _BLOCK_FLOATS else 0
-        self.weights.append((name, self._used, operand.shape, 0.0))
-        self.tensors.append(elsewhere(name, operand))
-        self._used += size + -size % _LINE_FLOATS
+            name, steering = f"{prefix}i{i}_{turn}", operand.values is not None or operand.dtype != "f32"
+            here = numpy_helper.from_array(operand.array(), name) if steering else self.shelf.put(name, operand.shape)
+            self.tensors.append(here)
 
     def done(self, outputs: dict[str, Operand]) -> Workload:
         graph = helper.make_graph(self.nodes, "kernel", _values(self.inputs), _values(outputs), self.tensors)
         imports = [helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
         model = helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
-        return Workload(model, tuple(self.weights))
+        return Workload(model, tuple(self.shelf.weights))
 
 
 def copies(kernel: Kernel, count: int, turns: int | None = None) -> Workload:
@@ -132,18 +143,14 @@ def network(model: onnx.ModelProto) -> Workload:
     """
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
-    used, weights = 0, []
+    shelf = _Shelf()
     for tensor in graph.graph.initializer:
-        shape = tuple(tensor.dims)
-        size = math.prod(shape)
-        if tensor.data_type != onnx.TensorProto.FLOAT or (4 * size <= LARGE_BYTES and tensor.data_location == 0):
+        shape, small = tensor.dims, 4 * math.prod(tensor.dims) <= LARGE_BYTES
+        if tensor.data_type != onnx.TensorProto.FLOAT or (small and tensor.data_location == 0):
             continue
         scale = math.sqrt(6 / math.prod(shape[1:])) if len(shape) > 1 else 0.0  # keeps the size of what flows through
-        used = used if used + size <= _BLOCK_FLOATS else 0
-        weights.append((tensor.name, used, shape, scale))
-        tensor.CopyFrom(elsewhere(tensor.name, Operand(shape, constant=True)))
-        used += size + -size % _LINE_FLOATS
-    return Workload(graph, tuple(weights))
+        tensor.CopyFrom(shelf.put(tensor.name, tuple(shape), scale))
+    return Workload(graph, tuple(shelf.weights))
 
 
 def near_sets(kernel: Kernel) -> int:
@@ -166,7 +173,7 @@ def far(kernel: Kernel) -> tuple[Workload, int]:
 
 
 def composites(kernels: Sequence[Kernel], nbytes: int) -> Iterator[tuple[list[Kernel], Workload]]:
-    """Kernels side by side, each of them four times, as ``run_bundle.cold_us`` reads them, in sessions of some each.
+    """Kernels side by side, each of them four times, as ``stopwatch.distant_us`` reads them, in sessions of some each.
 
     Args:
         kernels: With weights that can be near.
@@ -184,10 +191,9 @@ def composites(kernels: Sequence[Kernel], nbytes: int) -> Iterator[tuple[list[Ke
                 for name, turn in (("other", 1), ("same0", 0), ("same1", 0), ("more", 1)):
                     writer.kernel(kernel, name, f"{number}_", turn)
             used = min(nbytes - MB, sum(map(_traffic, part)))
-            rest = Operand(((nbytes - used) // 4,), constant=True)
+            rest = (nbytes - used) // 4
             # The end of the block, as the kernels have its start.
-            writer.weights.append(("rest", _BLOCK_FLOATS - rest.shape[0], rest.shape, 0.0))
-            writer.tensors.append(elsewhere("rest", rest))
+            writer.tensors.append(writer.shelf.put_at(_BLOCK_FLOATS - rest, "rest", [rest]))
             writer.nodes.append(helper.make_node("ReduceMax", ["rest"], ["largest"], "rest", keepdims=0))
             yield part, writer.done({"largest": Operand(())})
 
@@ -199,7 +205,7 @@ def probe_network(batch: int) -> onnx.ModelProto:
         helper.make_node("Conv", ["image", "w0"], ["middle"], pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["middle", "w1"], ["result"]),
     ]
-    tensors = [elsewhere(name, Operand(shape, constant=True)) for name, shape in shapes.items()]
+    tensors = [_elsewhere(name, shape) for name, shape in shapes.items()]
     inputs, outputs = _values({"image": Operand((batch, 64, 4, 4))}), _values({"result": Operand((batch, 512, 4, 4))})
     graph = helper.make_graph(nodes, "probe", inputs, outputs, tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _PLAIN_OPSET)], ir_version=_IR_VERSION)
@@ -213,9 +219,8 @@ def probes(kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel, float, int, Work
         yield kernel, mb, nodes, copies(kernel, nodes, turns)
 
 
-def elsewhere(name: str, operand: Operand) -> onnx.TensorProto:
-    """A weight whose numbers are handed to the session, not written into the model."""
-    tensor = onnx.TensorProto(name=name, data_type=operand.proto_type, dims=operand.shape)
+def _elsewhere(name: str, shape: Sequence[int]) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=shape)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="handed over")
     return tensor

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from latency.deployment import Bundled, Deployment
 from latency.kernels import Kernel
 from latency.memory import Memory
-from latency.run_bundle import Stopwatch
 from latency.shapes import Program, fix_batch, trace
+from latency.stopwatch import Stopwatch
 
 
 class Net:

@@ -7,8 +7,8 @@ import pytest
 from latency.estimate import LEAST_ROWS, Estimator, macs
 from latency.kernels import Kernel
 from latency.table import LatencyTable
-from latency.tablefile import make_frame
-from latency.timing import Protocol
+from latency.tablefile import Row, make_frame
+from latency.timing import Protocol, Timing
 from spaces.errors import MissingKernel
 
 
@@ -34,8 +34,8 @@ KERNELS += [relu(*each) for each in product((8, 16, 32, 64), (8, 16, 32))]
 
 
 def estimator(kernels, cold=lambda kernel: 0.0):
-    rows = {str(each): (law(each), law(each), 0.0, 3, cold(each) / 2, cold(each), 0.0) for each in kernels}
-    return Estimator(make_frame(rows))
+    timings = {each: Timing(law(each), law(each), 0.0, 3) for each in kernels}
+    return Estimator(make_frame(Row(each, timings[each], cold(each) / 2, cold(each)) for each in kernels))
 
 
 def test_kernels_between_those_that_were_measured():

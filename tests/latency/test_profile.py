@@ -7,8 +7,9 @@ import pytest
 from latency.calibration import Calibration
 from latency.deployment import Deployment
 from latency.ortcpu import OrtCpu
+from latency.prediction import UNCHECKED_HIGH, UNCHECKED_LOW
 from latency.profile import CheckReport, check, profile, summarise
-from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable
+from latency.table import LatencyTable
 from latency.timing import Protocol
 from spaces.errors import LatencyError
 

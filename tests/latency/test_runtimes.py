@@ -16,9 +16,9 @@ from latency.deployment import Deployment, processor, usable_cores
 from latency.eager import EagerNetwork, torch_function
 from latency.kernels import Kernel
 from latency.ortcpu import OrtCpu
-from latency.run_bundle import block, feed, node_us, session, session_options
 from latency.runtimes import make_runtime
 from latency.shapes import fix_batch, trace
+from latency.stopwatch import block, feed, node_us, session, session_options
 from latency.timing import Protocol, time_kernels
 from latency.torchcuda import TorchCuda
 from spaces.errors import LatencyError

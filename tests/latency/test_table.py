@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from latency.deployment import Deployment
 from latency.kernels import Kernel
 from latency.memory import MB, Memory
 from latency.ortcpu import OrtCpu
-from latency.table import UNCHECKED_HIGH, UNCHECKED_LOW, LatencyTable, cache_path
+from latency.prediction import UNCHECKED_HIGH, UNCHECKED_LOW
+from latency.table import LatencyTable, cache_path
 from latency.tablefile import Check, read, write
 from latency.timing import Protocol
 from spaces.errors import LatencyError, MissingKernel, TableError
@@ -43,19 +43,19 @@ def test_a_network_takes_the_sum_of_its_kernels(table, make_cnn):
     assert len(table.frame) == len(set(kernels)) < len(kernels)
 
 
-@pytest.mark.parametrize(("share", "paid"), [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (0.8, 0.8), (1.0, 1.0)])
-def test_weights_from_further_away_take_longer(scripted, tmp_path, make_cnn, share, paid):
+@pytest.mark.parametrize(
+    ("mb", "paid"), [(0.1, 0.0), (1, 0.0), (8**0.5, 0.25), (8, 0.5), (32, 0.75), (128, 1.0), (1e4, 1.0)]
+)
+def test_weights_from_further_away_take_longer(scripted, tmp_path, make_cnn, mb, paid):
     """What that adds is measured per kernel; the footprint of the network decides how much of it is paid."""
-    model = make_cnn(8, 16)
-    runtime = scripted(far=lambda kernel: 1e-5 if kernel.constants else 0.0)
-    table = LatencyTable.open(runtime, tmp_path / "table.csv", QUICK)
-    near, program = table.predict(model), runtime.lower(model)
-    footprint = program.footprint / MB
-    table.header = replace(table.header, memory=Memory((footprint, 8, 128), (share, max(share, 0.5), 1.0)))
-    weighty = sum(1 for kernel in program.kernels if kernel.constants)
-    middle = 0.5 * paid / max(share, 0.5) if share <= 0.5 else None
-    wanted = middle if middle is not None else 0.5
-    assert table.predict(model).ms == pytest.approx(near.ms + 1e-2 * weighty * wanted)
+    runtime = scripted(
+        far=lambda kernel: 1e-5 if kernel.constants else 0.0, near_and_far=Memory((1, 8, 128), (0.0, 0.5, 1.0))
+    )
+    table, kernels = LatencyTable.open(runtime, tmp_path / "table.csv", QUICK), runtime.lower(make_cnn(8, 16)).kernels
+    table.extend(kernels)
+    weighty = sum(1 for kernel in kernels if kernel.constants)
+    near = 1e3 * sum(map(runtime.seconds, kernels))
+    assert table.total(kernels, int(mb * MB)).ms == pytest.approx(near + 1e-2 * weighty * paid, rel=1e-3)
 
 
 def test_a_device_that_is_started_kernel_by_kernel_may_have_to_wait(scripted, tmp_path, make_cnn):

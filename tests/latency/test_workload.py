@@ -6,7 +6,7 @@ import pytest
 from latency import workload
 from latency.kernels import Kernel
 from latency.memory import MIDDLE_BYTES
-from latency.run_bundle import BLOCK_BYTES, block, cold_us, ones
+from latency.stopwatch import BLOCK_BYTES, block, distant_us, ones
 
 CONV = "Conv@11 1x8x4x4 w:8x8x3x3 w:8 -> 1x8x4x4 pads=1x1x1x1"
 RELU = "Relu@14 1x8 -> 1x8"
@@ -88,11 +88,11 @@ def test_cold_is_told_from_warm_in_either_direction(monkeypatch, step):
     order = listed[::step]
     first = {"0_same0", "1_same0"} if step == 1 else {"0_same1", "1_same1"}
     found = {name: [9.0, 30.0, 9.0] if name in first else [4.0, 4.0, 30.0] for name in order}
-    monkeypatch.setattr("latency.run_bundle.node_us", lambda *_: found)
-    assert cold_us(b"", [], 1) == {"0": 5.0, "1": 5.0}
+    monkeypatch.setattr("latency.stopwatch.node_us", lambda *_: found)
+    assert distant_us(b"", [], 1) == {"0": 5.0, "1": 5.0}
 
 
 def test_kernels_that_run_in_disorder_are_not_judged(monkeypatch):
     order = ["0_same0", "1_same0", "0_same1", "1_same1", "0_other", "1_other", "0_more", "1_more"]
-    monkeypatch.setattr("latency.run_bundle.node_us", lambda *_: {name: [1.0, 1.0] for name in order})
-    assert cold_us(b"", [], 1) is None
+    monkeypatch.setattr("latency.stopwatch.node_us", lambda *_: {name: [1.0, 1.0] for name in order})
+    assert distant_us(b"", [], 1) is None
