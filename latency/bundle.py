@@ -139,7 +139,7 @@ def pack_kernels(path: Path, trip: Trip) -> int:
         if kernel.op == workload.CALL:
             works[f"{name}_1"] = workload.call(kernel)
             continue
-        works |= {f"{name}_{1 + count}": workload.copies(kernel, 1 + count) for count in (0, *LADDER)}
+        works |= {f"{name}_{1 + count}": workload.in_company(kernel, 1 + count) for count in (0, *LADDER)}
         if weight_bytes(kernel) > workload.NEAR_BYTES:
             works[f"f{name}"], far[f"f{name}"] = workload.far(kernel)
     composites: dict[str, list[str]] = {}

@@ -106,7 +106,7 @@ class OrtCpu:
         return read_graph(onnx.load_model_from_string(graph))
 
     def kernel(self, kernel: Kernel, copies: int) -> Stopwatch:
-        """Prepare to time so many copies of a kernel in one run of a session, or so many calls for ``Call``.
+        """Prepare to time so many copies of a kernel, in company, in one run of a session; or so many of ``Call``.
 
         Raises:
             LatencyError: If the runtime refuses the kernel.
@@ -115,7 +115,7 @@ class OrtCpu:
             if kernel.op == workload.CALL:
                 return stopwatch(self._session(workload.call(kernel)), copies)
             self._must_run_copies()
-            return stopwatch(self._session(workload.copies(kernel, copies)))
+            return stopwatch(self._session(workload.in_company(kernel, copies)))
 
     def launch(self, kernels: Sequence[Kernel]) -> list[float]:
         """Nothing: what a call costs is a kernel of its own."""
@@ -190,9 +190,9 @@ class OrtCpu:
 
     @cached_property
     def _ran_of_nine_copies(self) -> int:
-        """Of nine equal nodes of which one result is wanted, how many the runtime runs, by its own profile."""
-        nine = workload.copies(Kernel.parse("Relu@14 1x8x4x4 -> 1x8x4x4"), 9)
-        return len(node_us(nine.model.SerializeToString(), nine.weights, self.deployment.threads, runs=1))
+        """Of nine equal nodes of which no result is wanted, how many the runtime runs, by its own profile."""
+        nine = workload.in_company(Kernel.parse("GlobalAveragePool@1 1x8x4x4 -> 1x8x1x1"), 9)
+        return len(node_us(nine.model.SerializeToString(), nine.weights, self.deployment.threads, runs=1)) - 1
 
 
 def read_graph(graph: onnx.ModelProto) -> Program:

@@ -28,7 +28,7 @@ from latency.stopwatch import (
     warm,
 )
 
-BUNDLE_FORMAT = 1
+BUNDLE_FORMAT = 2
 DEGREE = 64  # how many copies the timer is tried with
 
 

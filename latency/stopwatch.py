@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime as ort
 
 BLOCK_BYTES = 128 << 20  # more than the caches of most processors hold
-LADDER = (2, 4, 8, 16, 32, 64)  # how many copies of a kernel are timed
+LADDER = (2, 4, 8, 16)  # how many copies of a kernel are timed
 CACHE_LINE = 64
 LARGE_BYTES = 4096  # constants that decide what a kernel does are much smaller
 CLOCK_STEP = 1e-9  # what no clock resolves: less is noise, or a kernel that did not run
@@ -127,16 +127,17 @@ def warm(each: Stopwatch, budget_ms: float) -> float:
 
 
 def kernel_seconds(prepare: Callable[[int], Stopwatch], span_ms: float, kernel_ms: float) -> float | None:
-    """Seconds of one kernel in a net of equal ones; ``prepare`` makes the stopwatch of so many copies.
+    """Seconds of one kernel among equal ones; ``prepare`` makes the stopwatch of so many copies and their company.
 
     Returns None if more copies take no longer than one, however often it is tried.
     """
     for _ in range(ATTEMPTS):
-        single = prepare(1)
-        once = max(CLOCK_STEP, warm(single, 0))
+        single, several = prepare(1), prepare(1 + LADDER[0])
+        once = (warm(several, 0) - warm(single, 0)) / LADDER[0]
         copies = max([LADDER[0], *(step for step in LADDER if step * once <= span_ms / 1e3)])
-        several = prepare(1 + copies)
-        several()
+        if copies > LADDER[0]:
+            several = prepare(1 + copies)
+            several()
         alone, together = repeat(kernel_ms, single, several, least=3, most=40)
         seconds = (min(together) - min(alone)) / copies
         if seconds >= CLOCK_STEP:  # which NaN is not

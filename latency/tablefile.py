@@ -32,7 +32,7 @@ from latency.timing import Protocol, Timing
 from spaces.errors import SpecError, TableError
 from spaces.wholefile import write_whole
 
-FORMAT = 2
+FORMAT = 3
 _TITLE = f"# hwnas latency table, format {FORMAT}"
 _TIMED, _ADDED = ("median_us", "min_us", "spread", "passes"), ("middle_us", "cold_us", "launch_us")
 _TYPES: dict[str, type] = {name: int if name == "passes" else float for name in _TIMED + _ADDED}

@@ -29,7 +29,7 @@ class Protocol:
 
     Attributes:
         passes: Passes over all the work.
-        span_ms: The K copies together take at most so long, if two of them do; K is at most 64.
+        span_ms: The K copies together take at most so long, if two of them do; K is at most 16.
         kernel_ms: Time given to a kernel in a pass.
         network_ms: Time given to a whole network in a pass.
 
@@ -38,7 +38,7 @@ class Protocol:
     """
 
     passes: int = 3
-    span_ms: float = 1.0
+    span_ms: float = 0.25
     kernel_ms: float = 6.0
     network_ms: float = 30.0
 

@@ -22,6 +22,9 @@ NEAR_BYTES = MB
 PROBED_MB = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """What the weights of a probe take turns within, in units of 2**20 bytes."""
 
+COMPANY = Kernel.parse("MatMul@13 128x128 w:128x128 -> 128x128")
+"""Dense arithmetic, which most networks are full of: some tens of microseconds on a fast core."""
+
 # The second-level cache holds them, the first-level one does not.
 _NEAR_SETS = 16
 # Sessions of many kernels whose weights are to be far: those may take up a part of what is read in a run, the rest of
@@ -79,13 +82,18 @@ class _Writer:
         self.inputs: dict[str, Operand] = {}
         self.opsets = {"": _PLAIN_OPSET}
 
-    def kernel(self, kernel: Kernel, name: str, prefix: str, turn: int) -> None:
-        """Add a run of a kernel: with its own inputs, and with the weights of one turn."""
+    def kernel(self, kernel: Kernel, name: str, prefix: str, turn: int, after: str = "") -> None:
+        """Add a run of a kernel: with its own inputs, and with the weights of one turn.
+
+        ``after`` names a run of the same kernel whose output it reads, if it can.
+        """
         self.opsets[kernel.domain] = kernel.version if kernel.domain else max(kernel.version, self.opsets[""])
         read = []
         for i, operand in enumerate(kernel.inputs):
             constant = operand is not None and operand.constant
             read.append(f"{prefix}i{i}_{turn}" if constant else f"{prefix}i{i}" if operand else "")
+        if after and (overwritten := _overwritten(kernel)) is not None:
+            read[overwritten] = f"{prefix}o0_{after}"
         written = [f"{prefix}o{i}_{name}" if operand else "" for i, operand in enumerate(kernel.outputs)]
         attributes: dict[str, Any] = dict(kernel.attributes)
         self.nodes.append(
@@ -108,11 +116,9 @@ class _Writer:
 
 
 def copies(kernel: Kernel, count: int, turns: int | None = None) -> Workload:
-    """So many copies of a kernel side by side, the first one's first output being the result.
+    """So many copies of a kernel side by side, the first one's outputs being the result.
 
-    Tensors are as near as in a network. What a kernel reads was written just before: all copies share one input. What
-    it writes goes where an earlier kernel's output has been given back: each copy takes the buffer of the one before.
-    Weights are met once per inference: the copies take turns with several sets of them.
+    They share one input and write to one place, and take turns with several sets of weights.
 
     Args:
         kernel: The kernel.
@@ -124,6 +130,24 @@ def copies(kernel: Kernel, count: int, turns: int | None = None) -> Workload:
     for copy in range(count):
         writer.kernel(kernel, str(copy), "", copy % turns)
     return writer.done({f"o{i}_0": operand for i, operand in enumerate(kernel.outputs) if operand})
+
+
+def in_company(kernel: Kernel, count: int) -> Workload:
+    """So many copies of a kernel, as near as can be to how a network runs them; the result is that of ``COMPANY``.
+
+    What a kernel reads was written just before, and what it writes goes where a tensor has been given back: a copy
+    whose output is as large as an input reads the output of the one before, and may overwrite it, as the sum at the end
+    of a residual block does. Weights are met once per inference: the copies take turns with several sets of them. And
+    there is other work: a processor lowers its clock during dense arithmetic and for a while after, so that kernels
+    that are less dense run up to a sixth faster in a loop over themselves.
+    """
+    writer, turns = _Writer(), min(count, near_sets(kernel))
+    writer.operands(kernel, "", turns)
+    writer.operands(COMPANY, "company_", 1)
+    writer.kernel(COMPANY, "0", "company_", 0)
+    for copy in range(count):
+        writer.kernel(kernel, str(copy), "", copy % turns, after=str(copy - 1) if copy else "")
+    return writer.done({"company_o0_0": Operand((128, 128))})
 
 
 def call(kernel: Kernel) -> Workload:
@@ -217,6 +241,12 @@ def probes(kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel, float, int, Work
         turns = max(1, int(mb * MB) // weight_bytes(kernel))
         nodes = turns * max(1, _PROBE_NODES // turns)
         yield kernel, mb, nodes, copies(kernel, nodes, turns)
+
+
+def _overwritten(kernel: Kernel) -> int | None:
+    """Which of its inputs a kernel's output may replace: the last one of its shape."""
+    result = kernel.outputs[0]
+    return next((i for i, operand in reversed(kernel.activations.items()) if operand == result), None)
 
 
 def _elsewhere(name: str, shape: Sequence[int]) -> onnx.TensorProto:

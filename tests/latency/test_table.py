@@ -201,7 +201,7 @@ def test_the_file_can_be_read_by_people(table):
     table.extend([SIGMOID, RELU])
     lines = table.path.read_text().splitlines()
     assert lines[:9] == [
-        "# hwnas latency table, format 2",
+        "# hwnas latency table, format 3",
         "# runtime: ort-cpu",
         "# device: Scripted 1 neon",
         "# threads: 1",
@@ -471,7 +471,7 @@ def test_a_study_takes_over_what_it_needs_and_gives_what_it_measures(scripted, t
     seen = []
     assert study.extend([SIGMOID, RELU], lambda *step: seen.append(step)) == 1
     assert seen == [(1, 1)]
-    assert study.runtime.asked == ["Sigmoid"] * 2 * 3  # one copy and several, in three passes
+    assert study.runtime.asked == ["Sigmoid"] * 3  # in three passes
     assert dict(study.frame["min_us"]) == {str(RELU): 1.0, str(SIGMOID): 2.0}
     assert read(study.path)[1].equals(study.frame)
     assert dict(read(tmp_path / "cache" / "table.csv")[1]["min_us"]) == {
@@ -535,7 +535,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(scripted, tmp_path):
     assert study.extend([RELU, TANH]) == 2
     assert study.extend([RELU, SIGMOID]) == 1
     assert sorted(read(study.path)[1].index) == sorted(map(str, [RELU, SIGMOID, TANH]))
-    assert len(runtime.asked) == 3 * 2 * 3  # each kernel by one copy and several in three passes, and no more
+    assert len(runtime.asked) == 3 * 3  # each kernel in three passes, and no more
     (note,) = told
     assert note.startswith("the shared latency table is not used any more: cannot write the latency table")
 
@@ -621,7 +621,7 @@ def test_the_default_file_is_keyed_by_deployment_and_version(monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = cache_path(scripted())
     assert path.name == "ort-cpu_scripted-1-neon_t1_b1_fp32_scripted-1.0.csv"
-    assert path.parent.parts[-2:] == ("latency", "format-2")
+    assert path.parent.parts[-2:] == ("latency", "format-3")
     assert LatencyTable.open(scripted()).path == path
     assert cache_path(scripted(version="scripted 2.0")) != path
 

@@ -34,6 +34,29 @@ def test_copies_take_turns_with_several_sets_of_weights(line, sets):
     assert len({node.output[0] for node in nodes}) == 20
 
 
+@pytest.mark.parametrize(
+    ("line", "overwritten"),
+    [
+        ("Relu@14 1x8 -> 1x8", 0),
+        ("nchwc.Conv@1 1x16x8x8 w:16x16x1x1 w:16 1x16x8x8 -> 1x16x8x8", 3),  # the sum, and not what is convolved
+        ("Mul@14 1x8x4x4 1x8x1x1 -> 1x8x4x4", 0),
+        ("Sub@14 w:1x8 1x8 -> 1x8", 1),
+        ("Equal@13 1x8 1x8 -> bool:1x8", None),
+        ("GlobalAveragePool@1 1x8x4x4 -> 1x8x1x1", None),
+    ],
+)
+def test_copies_in_company_overwrite_what_the_one_before_has_written(line, overwritten):
+    company, first, *others = workload.in_company(kernel(line), 5).model.graph.node
+    assert (company.op_type, len(others)) == ("MatMul", 4)
+    before = first
+    for node in others:
+        written = [i for i, name in enumerate(node.input) if name == before.output[0]]
+        assert written == ([] if overwritten is None else [overwritten])
+        shared = kernel(line).activations.keys() - written
+        assert [node.input[i] for i in shared] == [first.input[i] for i in shared]
+        before = node
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 7, 7), (1,), (33, 17), ()])
 def test_what_is_fed_starts_at_a_cache_line(shape):
     array = ones(shape, "f4")
