@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from latency import run_bundle, stopwatch, workload
 from latency.deployment import Bundled, Deployment, instructions, name_processor
 from latency.kernels import Kernel
-from latency.memory import MIDDLE_BYTES, Memory
+from latency.memory import MB, MIDDLE_BYTES, PAUSES_MS, Memory
 from latency.ortcpu import LEVELS, OrtCpu, read_graph
 from latency.profile import CheckReport, judge
 from latency.run_bundle import BUNDLE_FORMAT, DEGREE, timer_is_sound
@@ -172,6 +172,7 @@ def pack_kernels(path: Path, trip: Trip) -> int:
         "far": far,
         "composites": composites,
         "probes": probes,
+        "pauses_ms": {name: PAUSES_MS for name, (_, mb, _) in probes.items() if mb * MB == MIDDLE_BYTES},
         "networks": networks,
         "bundled": asdict(_bundled(trip, programs)),
     }
@@ -267,7 +268,11 @@ def _memory(trip: Trip) -> Memory:
     times: dict[str, list[float]] = {}
     for task, (kernel, _, nodes) in trip.job["probes"].items():
         times.setdefault(kernel, []).append(min(_passes(trip, task)) / nodes)
-    return Memory.measured(workload.PROBED_MB, list(times.values()))
+    paused = [
+        [trip.values[f"{task}/{ms} ms"] / trip.job["probes"][task][2] for ms in pauses]
+        for task, pauses in trip.job["pauses_ms"].items()
+    ]
+    return Memory.measured(workload.PROBED_MB, list(times.values()), PAUSES_MS, paused)
 
 
 def _bundled(trip: Trip, programs: dict[str, Program]) -> Bundled:
@@ -294,6 +299,7 @@ def _validate(trip: Trip) -> None:
     job = trip.job
     numbers = [value for name in (*job["kernels"], *job["probes"]) for value in _passes(trip, name)]
     numbers += [trip.values[name] for name in job["far"]]
+    numbers += [trip.values[f"{name}/{ms} ms"] for name, pauses in job["pauses_ms"].items() for ms in pauses]
     rounds = [calls for name in job["networks"] for calls in _passes(trip, name)]
     numbers += [value for calls in rounds for value in calls]
     if not all(len(calls) > 1 for calls in rounds):

@@ -12,12 +12,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from latency import workload
 from latency.deployment import Bundled, Deployment, instructions, processor
 from latency.kernels import Kernel
-from latency.memory import MIDDLE_BYTES, Memory
+from latency.memory import MB, MIDDLE_BYTES, PAUSES_MS, Memory
 from latency.shapes import Program, Step, fix_batch, trace
 from latency.stopwatch import (
     BLOCK_BYTES,
     PROBE_MS,
     Stopwatch,
+    after_pause,
     device_facts,
     distant_us,
     node_us,
@@ -149,15 +150,22 @@ class OrtCpu:
         return [(min(middle[kernel], cold[kernel]), cold[kernel]) for kernel in kernels]
 
     def memory(self) -> Memory:
-        """How far weights are, as kernels feel it whose weights take turns within more and more bytes."""
+        """How far weights are, as kernels feel it whose weights take turns within more and more bytes, or rest."""
         kernels = self.lower(workload.probe_network(self.deployment.batch)).kernels
+        probes = list(workload.probes([kernel for kernel in kernels if kernel.constants]))
         times: dict[Kernel, dict[float, float]] = {}
-        for _ in range(_PROBE_PASSES):
-            for kernel, mb, nodes, model in workload.probes([kernel for kernel in kernels if kernel.constants]):
-                each = min(repeat(PROBE_MS, stopwatch(self._session(model)), least=2)[0]) / nodes
-                known = times.setdefault(kernel, {})
-                known[mb] = min(each, known.get(mb, each))
-        return Memory.measured(workload.PROBED_MB, [list(known.values()) for known in times.values()])
+        for kernel, mb, nodes, model in probes * _PROBE_PASSES:
+            each = min(repeat(PROBE_MS, stopwatch(self._session(model)), least=2)[0]) / nodes
+            known = times.setdefault(kernel, {})
+            known[mb] = min(each, known.get(mb, each))
+        paused = [
+            [after_pause(stopwatch(self._session(model)), ms) / nodes for ms in PAUSES_MS]
+            for _, mb, nodes, model in probes
+            if mb * MB == MIDDLE_BYTES
+        ]
+        return Memory.measured(
+            workload.PROBED_MB, [list(known.values()) for known in times.values()], PAUSES_MS, paused
+        )
 
     def network(self, model: onnx.ModelProto) -> Stopwatch:
         """Prepare to time ``session.run`` on one batch, as an application calls it.

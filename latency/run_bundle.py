@@ -16,6 +16,7 @@ from latency.stopwatch import (
     PROBE_MS,
     Stopwatch,
     Weight,
+    after_pause,
     device_facts,
     distant_us,
     kernel_seconds,
@@ -144,6 +145,9 @@ def _measure(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         each = stopwatch(session(*load(name), session_options(threads)))
         return min(repeat(budget_ms, each, least=2)[0])
 
+    def paused(name: str, pause_ms: float) -> float:
+        return after_pause(stopwatch(session(*load(name), session_options(threads))), pause_ms)
+
     tasks: list[tuple[str, Callable[[], object]]] = [
         ("timer", lambda: timer(partial(prepare, "timer"), load(f"timer_{1 + DEGREE}"), threads))
     ]
@@ -152,6 +156,9 @@ def _measure(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         tasks += [(f"{name}/{turn}", partial(shortest, name, PROBE_MS)) for name in job["probes"]]
     tasks += [(name, partial(distant, name)) for name in job["composites"]]
     tasks += [(name, partial(shortest, name, 0)) for name in job["far"]]
+    tasks += [
+        (f"{name}/{ms} ms", partial(paused, name, ms)) for name, all_ms in job["pauses_ms"].items() for ms in all_ms
+    ]
     for turn in range(job["rounds"]):
         tasks += [(f"{name}/{turn}", partial(network, name)) for name in job["networks"]]
     progress.run(tasks)

@@ -126,6 +126,18 @@ def warm(each: Stopwatch, budget_ms: float) -> float:
     return min(repeat(budget_ms, each, least=2)[0])
 
 
+def after_pause(each: Stopwatch, pause_ms: float, runs: int = 5) -> float:
+    """Seconds of a run that follows on one after so long a time without work, as a median."""
+    found = []
+    for _ in range(runs):
+        each()
+        end = time.perf_counter() + pause_ms / 1e3
+        while time.perf_counter() < end:  # asleep, the processor would wake up with a low clock
+            pass
+        found.append(each())
+    return float(np.median(found))
+
+
 def kernel_seconds(prepare: Callable[[int], Stopwatch], span_ms: float, kernel_ms: float) -> float | None:
     """Seconds of one kernel among equal ones; ``prepare`` makes the stopwatch of so many copies and their company.
 

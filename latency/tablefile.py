@@ -194,7 +194,7 @@ def _parse_header(text: str) -> Header:
         int(entries["cores"]),
         entries["created"],
         Protocol(**json.loads(entries["protocol"])),
-        memory and Memory(tuple(memory["mb"]), tuple(memory["share"])),
+        memory and Memory(tuple(memory["mb"]), tuple(memory["share"]), memory["traffic"]),
         bundled and Bundled(**bundled),
         calibration and Calibration(**calibration),
         check and Check(**check),

@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from latency.memory import Memory
+from latency.memory import MIDDLE_BYTES, Memory
 
 MB = 2**20
 
@@ -36,3 +38,26 @@ def test_memory_that_makes_no_difference():
 def test_nonsense_is_refused(mb, share):
     with pytest.raises(ValueError, match="memory"):
         Memory(mb, share)
+
+
+@pytest.mark.parametrize("traffic", [0.0, 300.0, 4000.0])
+def test_what_others_move_is_found_by_pauses(traffic):
+    memory = Memory((0.5, 2.0, 8.0, 32.0, 128.0), (0.0, 0.2, 0.3, 0.4, 1.0), traffic)
+
+    def seconds(nbytes):
+        return 1e-5 + memory.extra(nbytes, 3e-6, 1e-5)
+
+    pauses = (3.0, 10.0, 30.0)
+    near, paused = (
+        [seconds(mb * MB) for mb in memory.mb],
+        [seconds(memory.between(MIDDLE_BYTES, ms)) for ms in pauses],
+    )
+    found = Memory.measured(memory.mb, [near, near], pauses, [paused, paused])
+    assert found.share == memory.share
+    assert found.traffic == pytest.approx(traffic, rel=0.03)
+
+
+@pytest.mark.parametrize("traffic", [-1.0, math.nan, math.inf])
+def test_traffic_that_cannot_be_is_refused(traffic):
+    with pytest.raises(ValueError, match="traffic"):
+        Memory((1, 8), (0, 1), traffic)

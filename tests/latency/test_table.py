@@ -58,6 +58,19 @@ def test_weights_from_further_away_take_longer(scripted, tmp_path, make_cnn, mb,
     assert table.total(kernels, int(mb * MB)).ms == pytest.approx(near + 1e-2 * weighty * paid, rel=1e-3)
 
 
+def test_what_others_move_counts_as_long_as_the_network_runs(scripted, tmp_path, make_cnn):
+    kernels = scripted().lower(make_cnn(8, 16)).kernels
+    found = []
+    for traffic in 0.0, 1e3:  # a millisecond of it is a megabyte
+        memory = Memory((1, 8, 128), (0.0, 0.5, 1.0), traffic)
+        runtime = scripted(seconds=lambda kernel: 1e-3, far=lambda kernel: 1e-5, near_and_far=memory)
+        table = LatencyTable.open(runtime, tmp_path / f"{traffic}.csv", QUICK)
+        table.extend(kernels)
+        own = 31 * MB if traffic == 0 else (31 - len(kernels)) * MB
+        found.append(table.total(kernels, own).ms)
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_a_device_that_is_started_kernel_by_kernel_may_have_to_wait(scripted, tmp_path, make_cnn):
     model = make_cnn(8, 16)
     kernels = scripted().lower(model).kernels
