@@ -31,7 +31,7 @@ import pandas as pd
 from hwnas.latencycli import networks
 from hwnas.sample import random_networks, untrained_models
 from latency import Deployment, LatencyTable, make_runtime, measure_many, time_kernels
-from latency.estimate import Estimator, macs
+from latency.estimate import Estimator
 from latency.memory import MB
 from latency.prediction import add_up, predict
 from latency.profile import judge, noise, summarise
@@ -155,7 +155,7 @@ def run(group, models, options):
     programs, measured, names = programs[known:], measured[known:], [model.graph.name for model in models]
     predicted = [table.total(program.kernels, program.footprint) for program in programs]
     inside = [found.low_ms <= one.quiet_ms <= found.high_ms for found, one in zip(predicted, measured, strict=True)]
-    work = np.array([sum(map(macs, operators(runtime, model))) for model in models])
+    work = np.array([sum(kernel.macs for kernel in operators(runtime, model)) for model in models])
     truth = np.array([one.quiet_ms for one in measured])
     ways = {
         "table": [found.ms for found in predicted],

@@ -149,13 +149,15 @@ def unbundle(
 
 
 def networks(files: list[Path], batch: int, seed: int) -> list["onnx.ModelProto"]:
-    """Networks from files, or random plain ones: for ten classes of 32x32 colour images, of up to 128 channels."""
+    """Networks from files, or random plain ones: some for small colour images, some for larger ones."""
     if files:
         return _read(files)
     from hwnas.sample import random_networks, untrained_models
     from spaces.plain import PlainSpace
 
-    return untrained_models(random_networks(PlainSpace((3, 32, 32), classes=10, max_width=128), seed), batch)
+    small = PlainSpace((3, 32, 32), classes=10, max_width=128)
+    large = PlainSpace((3, 128, 128), classes=1000, stages=4, stem_stride=2, max_width=512)
+    return untrained_models([arch for space in (small, large) for arch in random_networks(space, seed)], batch)
 
 
 def _read(files: list[Path]) -> list["onnx.ModelProto"]:

@@ -95,17 +95,6 @@ class Estimator:
         return np.maximum(_LEAST_US, np.array([_work(kernel) for kernel in kernels]) @ self._rates)
 
 
-def macs(kernel: Kernel) -> int:
-    """Multiply-accumulates of a convolution or a matrix product; 0 for anything else."""
-    if len(kernel.inputs) < 2 or not kernel.inputs[1] or not kernel.outputs[0]:
-        return 0
-    weights, values = kernel.inputs[1].shape, math.prod(kernel.outputs[0].shape)
-    if kernel.op.endswith("Conv"):
-        return values * math.prod(weights[1:])
-    read = kernel.inputs[0]
-    return values * read.shape[-1] if read and kernel.op in ("Gemm", "FusedGemm", "MatMul") else 0
-
-
 def _weights(kernels: Sequence[Kernel]) -> np.ndarray:
     """Bytes of weights that are timed near; whether there are any; and bytes of those that are not."""
     sizes = np.array([weight_bytes(kernel) for kernel in kernels], float)
@@ -114,7 +103,7 @@ def _weights(kernels: Sequence[Kernel]) -> np.ndarray:
 
 
 def _work(kernel: Kernel) -> list[float]:
-    return [float(macs(kernel)), float(_nbytes(kernel.inputs) + _nbytes(kernel.outputs)), 1.0]
+    return [float(kernel.macs), float(_nbytes(kernel.inputs) + _nbytes(kernel.outputs)), 1.0]
 
 
 def _operator(kernel: Kernel) -> str:
@@ -128,7 +117,7 @@ def _features(kernel: Kernel) -> list[float]:
     window = weights.shape[2:] if weights and len(weights.shape) == 4 else kernel.attribute("kernel_shape", (1,))
     stride, group = kernel.attribute("strides", (1,)), kernel.attribute("group", 1)
     activation = kernel.attribute("activation", "none")
-    logs = [macs(kernel), _nbytes(kernel.inputs), _nbytes(kernel.outputs), weight_bytes(kernel)]
+    logs = [kernel.macs, _nbytes(kernel.inputs), _nbytes(kernel.outputs), weight_bytes(kernel)]
     logs += [_size(before, 1), *(_size(after, axis) for axis in (1, 2, 3))]
     return [
         *(math.log1p(number) for number in logs),

@@ -135,6 +135,17 @@ class Kernel:
     domain: str = ""
     version: int = 1
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of a convolution or a matrix product; 0 for anything else."""
+        if len(self.inputs) < 2 or not self.inputs[1] or not self.outputs[0]:
+            return 0
+        weights, values = self.inputs[1].shape, math.prod(self.outputs[0].shape)
+        if self.op.endswith("Conv"):
+            return values * math.prod(weights[1:])
+        read = self.inputs[0]
+        return values * read.shape[-1] if read and self.op in ("Gemm", "FusedGemm", "MatMul") else 0
+
     def __str__(self) -> str:
         prefix = _DOMAIN_NAMES.get(self.domain, self.domain)
         words = [f"{prefix}.{self.op}@{self.version}" if prefix else f"{self.op}@{self.version}"]

@@ -51,30 +51,26 @@ class Memory:
         """The share for so many bytes between two uses of the same weights."""
         return float(np.interp(np.log(max(nbytes, 1) / MB), np.log(self.mb), self.share))
 
-    def between(self, footprint: float, ms: float) -> float:
-        """Bytes between two uses of a weight of a network with such a footprint that takes so many milliseconds.
-
-        >>> Memory(mb=(1.0, 128.0), share=(0.0, 1.0), traffic=1000.0).between(8 * 2**20, 4.0) / 2**20
-        12.0
-        """
-        return footprint + self.traffic * MB * ms / 1e3
-
-    def extra(self, nbytes: float, middle_us: Any, cold_us: Any) -> Any:
-        """What kernels take longer with so many bytes between two uses of their weights.
+    def extra(self, footprint: float, ms: float, middle_us: Any, cold_us: Any) -> Any:
+        """What kernels take longer in a network than with their weights near.
 
         Args:
-            nbytes: Those bytes.
-            middle_us: What each takes longer with ``MIDDLE_BYTES`` between them.
+            footprint: Bytes between two uses of a weight in the network.
+            ms: Milliseconds between them.
+            middle_us: What each kernel takes longer with ``MIDDLE_BYTES`` between them.
             cold_us: What each takes longer with its weights in main memory.
 
-        >>> memory = Memory(mb=(1.0, 8.0, 128.0), share=(0.0, 0.4, 1.0))
-        >>> [memory.extra(mb * 2**20, 10.0, 20.0) for mb in (1, 8, 128)]
+        >>> memory = Memory(mb=(1.0, 8.0, 128.0), share=(0.0, 0.4, 1.0), traffic=1000.0)
+        >>> [memory.extra(mb * 2**20, 0.0, 10.0, 20.0) for mb in (1, 8, 128)]
         [0.0, 10.0, 20.0]
+        >>> [memory.extra(mb * 2**20, 120.0, 10.0, 20.0) for mb in (1, 8, 128)]
+        [0.0, 20.0, 20.0]
         """
-        share, middle = self.at(nbytes), self.at(MIDDLE_BYTES)
-        if share <= middle:
-            return middle_us * (share / middle if middle else 0.0)
-        return middle_us + (cold_us - middle_us) * ((share - middle) / (1 - middle))
+        middle = self.at(MIDDLE_BYTES)
+        left_near = min(1.0, self.at(footprint) / middle) if middle else float(self.at(footprint) > 0)
+        all_bytes = footprint + self.traffic * MB * ms / 1e3
+        left_all = max(0.0, self.at(all_bytes) - middle) / (1 - middle) if middle < 1 else 0.0
+        return left_near * (middle_us + left_all * (cold_us - middle_us))
 
     @classmethod
     def measured(
@@ -95,7 +91,7 @@ class Memory:
         >>> Memory.measured([1, 8, 64], [[10, 13, 20], [50, 49, 50]]).share
         (0.0, 0.3, 1.0)
         >>> round(Memory.measured([1, 8, 24], [[10, 12, 20]], [1.0, 4.0], [[12, 16]]).traffic)
-        1306
+        1301
         """
         rising = np.maximum.accumulate(np.asarray(seconds, float), axis=1)
         near = rising[:, :1]
@@ -107,9 +103,10 @@ class Memory:
             return quiet
         wanted = np.clip((np.asarray(paused, float) / near - 1).sum(0) / longer[-1], 0.0, 1.0)
 
+        middle = quiet.at(MIDDLE_BYTES)
+
         def error(traffic: float) -> float:
-            shared = replace(quiet, traffic=traffic)
-            found = [shared.at(shared.between(MIDDLE_BYTES, ms)) for ms in pauses_ms]
+            found = [replace(quiet, traffic=traffic).extra(MIDDLE_BYTES, ms, middle, 1.0) for ms in pauses_ms]
             return float(np.square(wanted - found).sum())
 
         return replace(quiet, traffic=round(float(min((0.0, *_TRAFFIC), key=error)), 1))

@@ -94,7 +94,7 @@ def add_up(
         rows[missing] = np.column_stack([us, us, distant, launches])
         doubt = float(np.sqrt((repeats[missing] * us) @ covariance @ (repeats[missing] * us)))
     near, median, middle, cold, launch = (float(total) for total in repeats @ rows / 1e3)
-    far = memory.extra(memory.between(footprint, near), middle, cold) if memory else 0.0
+    far = memory.extra(footprint, near, middle, cold) if memory else 0.0
     return Sums(near, median, far, launch, doubt / 1e3, int(repeats.sum()), int(repeats[missing].sum()))
 
 

@@ -37,9 +37,9 @@ class Protocol:
         SpecError: If a number is not positive.
     """
 
-    passes: int = 3
+    passes: int = 5
     span_ms: float = 0.25
-    kernel_ms: float = 6.0
+    kernel_ms: float = 3.0
     network_ms: float = 30.0
 
     def __post_init__(self) -> None:

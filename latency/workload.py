@@ -28,8 +28,10 @@ COMPANY = Kernel.parse("MatMul@13 128x128 w:128x128 -> 128x128")
 # The second-level cache holds them, the first-level one does not.
 _NEAR_SETS = 16
 # Sessions of many kernels whose weights are to be far: those may take up a part of what is read in a run, the rest of
-# which is read before them; and not many kernels, since one that fails takes the others with it.
-_PART = {MIDDLE_BYTES: MIDDLE_BYTES // 2, BLOCK_BYTES: BLOCK_BYTES // 4}
+# which is read before them; what is to stay in the last-level cache must be used again before others drive it away;
+# and not many kernels, since one that fails takes the others with it.
+_PART_BYTES = {MIDDLE_BYTES: MIDDLE_BYTES // 2, BLOCK_BYTES: BLOCK_BYTES // 4}
+_PART_MACS = {MIDDLE_BYTES: 50_000_000, BLOCK_BYTES: math.inf}
 _MOST_KERNELS = 100
 # Old enough for every runtime we support; a kernel of ONNX's own operators brings its version along.
 _PLAIN_OPSET = 13
@@ -208,7 +210,7 @@ def composites(kernels: Sequence[Kernel], nbytes: int) -> Iterator[tuple[list[Ke
     for kernel in kernels:  # a session has one version of ONNX's own operators
         groups.setdefault(0 if kernel.domain else kernel.version, []).append(kernel)
     for group in groups.values():
-        for part in _parts(group, _PART[nbytes]):
+        for part in _parts(group, nbytes):
             writer = _Writer()
             for number, kernel in enumerate(part):
                 writer.operands(kernel, f"{number}_", 2)
@@ -256,13 +258,17 @@ def _elsewhere(name: str, shape: Sequence[int]) -> onnx.TensorProto:
     return tensor
 
 
-def _parts(kernels: Iterable[Kernel], most: int) -> Iterator[list[Kernel]]:
+def _parts(kernels: Iterable[Kernel], nbytes: int) -> Iterator[list[Kernel]]:
     part: list[Kernel] = []
     for kernel in kernels:
-        if part and (sum(map(_traffic, (*part, kernel))) > most or len(part) == _MOST_KERNELS):
+        more = [*part, kernel]
+        small = (
+            sum(map(_traffic, more)) <= _PART_BYTES[nbytes] and sum(each.macs for each in more) <= _PART_MACS[nbytes]
+        )
+        if part and not (small and len(more) <= _MOST_KERNELS):
             yield part
-            part = []
-        part.append(kernel)
+            more = [kernel]
+        part = more
     if part:
         yield part
 

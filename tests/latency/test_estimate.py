@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from latency.estimate import LEAST_ROWS, Estimator, macs
+from latency.estimate import LEAST_ROWS, Estimator
 from latency.kernels import Kernel
 from latency.table import LatencyTable
 from latency.tablefile import Row, make_frame
@@ -26,7 +26,7 @@ def law(kernel):
     """Microseconds: a processor that is less efficient with few channels."""
     channels = kernel.inputs[0].shape[1]
     nbytes = sum(operand.nbytes for operand in (*kernel.inputs, *kernel.outputs))
-    return 1 + macs(kernel) / 2e4 * (1 + 4 / channels) + nbytes / 1e4
+    return 1 + kernel.macs / 2e4 * (1 + 4 / channels) + nbytes / 1e4
 
 
 KERNELS = [conv(*each) for each in product((8, 16, 32, 64), (8, 16, 32, 64), (8, 16, 32))]
@@ -86,7 +86,7 @@ def test_few_rows_teach_nothing():
     ],
 )
 def test_arithmetic(line, wanted):
-    assert macs(Kernel.parse(line)) == wanted
+    assert Kernel.parse(line).macs == wanted
 
 
 # In a table.

@@ -9,18 +9,21 @@ MB = 2**20
 
 def test_what_distance_adds():
     memory = Memory((1, 2, 8, 128), (0.0, 0.3, 0.6, 1.0))
-    assert memory.extra(MB / 2, 10.0, 30.0) == 0
-    assert memory.extra(2 * MB, 10.0, 30.0) == pytest.approx(5)
-    assert memory.extra(8 * MB, 10.0, 30.0) == pytest.approx(10)
-    assert memory.extra(32 * MB, 10.0, 30.0) == pytest.approx(20)
-    assert memory.extra(1000 * MB, 10.0, 30.0) == pytest.approx(30)
+    for mb, wanted in {0.5: 0, 2: 5, 8: 10, 32: 20, 1000: 30}.items():
+        assert memory.extra(mb * MB, 5.0, 10.0, 30.0) == pytest.approx(wanted)
+
+
+def test_what_others_move_drives_weights_from_the_last_cache_only():
+    memory = Memory((1, 2, 8, 128), (0.0, 0.3, 0.6, 1.0), traffic=13_000.0)
+    for mb, wanted in {0.5: 0, 2: 15, 8: 30, 1000: 30}.items():
+        assert memory.extra(mb * MB, 10.0, 10.0, 30.0) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("share", [(0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)])
 def test_devices_with_one_cache_or_none(share):
     memory = Memory((1, 8, 128), share)
     for mb, wanted in zip((1, 8, 128), share, strict=True):
-        assert memory.extra(mb * MB, 30.0, 30.0) == 30 * wanted
+        assert memory.extra(mb * MB, 1.0, 30.0, 30.0) == 30 * wanted
 
 
 def test_shares_rise_whatever_noise_says():
@@ -44,14 +47,11 @@ def test_nonsense_is_refused(mb, share):
 def test_what_others_move_is_found_by_pauses(traffic):
     memory = Memory((0.5, 2.0, 8.0, 32.0, 128.0), (0.0, 0.2, 0.3, 0.4, 1.0), traffic)
 
-    def seconds(nbytes):
-        return 1e-5 + memory.extra(nbytes, 3e-6, 1e-5)
+    def seconds(nbytes, ms):
+        return 1e-5 + memory.extra(nbytes, ms, 3e-6, 1e-5)
 
     pauses = (3.0, 10.0, 30.0)
-    near, paused = (
-        [seconds(mb * MB) for mb in memory.mb],
-        [seconds(memory.between(MIDDLE_BYTES, ms)) for ms in pauses],
-    )
+    near, paused = [seconds(mb * MB, 0.0) for mb in memory.mb], [seconds(MIDDLE_BYTES, ms) for ms in pauses]
     found = Memory.measured(memory.mb, [near, near], pauses, [paused, paused])
     assert found.share == memory.share
     assert found.traffic == pytest.approx(traffic, rel=0.03)

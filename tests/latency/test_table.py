@@ -66,7 +66,7 @@ def test_what_others_move_counts_as_long_as_the_network_runs(scripted, tmp_path,
         runtime = scripted(seconds=lambda kernel: 1e-3, far=lambda kernel: 1e-5, near_and_far=memory)
         table = LatencyTable.open(runtime, tmp_path / f"{traffic}.csv", QUICK)
         table.extend(kernels)
-        own = 31 * MB if traffic == 0 else (31 - len(kernels)) * MB
+        own = 60 * MB if traffic == 0 else (60 - len(kernels)) * MB
         found.append(table.total(kernels, own).ms)
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
