@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 For: TypeAlias = Annotated[
-    list[Path] | None, typer.Option("--for", metavar="ONNX...", help="Networks; default: random ones for 32x32 images.")
+    list[Path] | None, typer.Option("--for", metavar="ONNX...", help="Networks; default: random ones, small and large.")
 ]
 MoreFiles: TypeAlias = Annotated[list[Path] | None, typer.Argument(hidden=True)]  # so that --for takes many files
 
@@ -29,7 +29,9 @@ def profile(
     more: MoreFiles = None,
     runtime: Annotated[str, typer.Option(help="ort-cpu, torch-cuda (eager) or torch-cudagraph.")] = "ort-cpu",
     threads: Annotated[int, typer.Option(help="Threads of one inference.")] = 1,
-    batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Images per inference, by default 1; several times for a table of each.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32; on a GPU fp16 or bf16, too.")] = "fp32",
     layout: Annotated[str, typer.Option(help="nchw; on a GPU nhwc (channels last), too.")] = "nchw",
 ) -> None:
@@ -37,16 +39,26 @@ def profile(
     from latency import Deployment, make_runtime
     from latency import profile as extend
 
-    deployment = Deployment.here(runtime, threads=threads, batch=batch, precision=precision, layout=layout)
-    models = networks([*(files or []), *(more or [])], batch, seed=0)
-    with _kernel_bar() as advance:
-        table = extend(make_runtime(deployment), models, out, progress=advance)
-    print(f"{out}: {len(table.frame)} kernels of {deployment}")
-    if (table.frame["launch_us"] > 0).any():
-        programs = [table.runtime.lower(model) for model in models]
-        sums = [table.sums(program.kernels, program.footprint) for program in programs]
-        report.console().print(report.launch_table([model.graph.name for model in models], sums))
-    print(f"Is it to be trusted?  hwnas check {shlex.quote(str(out))}")
+    named = [*(files or []), *(more or [])]
+    batches = sorted({*(batch or [1])})
+    curve = []
+    for size in batches:
+        deployment = Deployment.here(runtime, threads=threads, batch=size, precision=precision, layout=layout)
+        models = networks(named, size, seed=0)
+        path = out if len(batches) == 1 else out.with_name(f"{out.stem}-b{size}{out.suffix}")
+        with _kernel_bar() as advance:
+            table = extend(make_runtime(deployment), models, path, progress=advance)
+        print(f"{path}: {len(table.frame)} kernels of {deployment}")
+        names = [model.graph.name for model in models]
+        if (table.frame["launch_us"] > 0).any():
+            programs = [table.runtime.lower(model) for model in models]
+            sums = [table.sums(program.kernels, program.footprint) for program in programs]
+            report.console().print(report.launch_table(names, sums))
+        print(f"Is it to be trusted?  hwnas check {shlex.quote(str(path))}")
+        if len(batches) > 1:
+            curve.append(table.predict_many(models))
+    if curve:
+        report.console().print(report.batch_table(names, batches, curve))
 
 
 def check(

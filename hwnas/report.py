@@ -162,6 +162,17 @@ def launch_table(names: Sequence[str], sums: "Sequence[Sums]") -> Table:
     return grid
 
 
+def batch_table(names: Sequence[str], batches: Sequence[int], latencies: "Sequence[Sequence[Latency]]") -> Table:
+    """Predicted latencies by batch, for a terminal, with images per second; `latencies` has a row per batch."""
+    grid = _grid(*(f"batch {batch}: ms (images/s)" for batch in batches))
+    for name, *each in zip(names, *latencies, strict=True):
+        cells = [
+            f"{latency.ms:.3g} ({1e3 * batch / latency.ms:.3g})" for batch, latency in zip(batches, each, strict=True)
+        ]
+        grid.add_row(name, *cells)
+    return grid
+
+
 def console() -> Console:
     """Standard output; as wide as a table needs where nobody looks at it."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)

@@ -145,12 +145,12 @@ def kernel_seconds(prepare: Callable[[int], Stopwatch], span_ms: float, kernel_m
     """
     for _ in range(ATTEMPTS):
         single, several = prepare(1), prepare(1 + LADDER[0])
-        once = (warm(several, 0) - warm(single, 0)) / LADDER[0]
+        once = (several() - single()) / LADDER[0]
         copies = max([LADDER[0], *(step for step in LADDER if step * once <= span_ms / 1e3)])
         if copies > LADDER[0]:
             several = prepare(1 + copies)
             several()
-        alone, together = repeat(kernel_ms, single, several, least=3, most=40)
+        alone, together = repeat(kernel_ms, single, several, least=2, most=40)
         seconds = (min(together) - min(alone)) / copies
         if seconds >= CLOCK_STEP:  # which NaN is not
             return seconds

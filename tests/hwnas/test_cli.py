@@ -5,6 +5,7 @@ Searches themselves are run in the tests of the study; here `Recorder` stands in
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from hwnas.manifest import Manifest
 from hwnas.progress import Progress, Quiet
 from hwnas.spec import Spec
 from latency import Deployment, LatencyTable, make_runtime
+from spaces.onnx import to_onnx
+from spaces.plain import PlainSpace
+from spaces.state import initial_state
 
 DEVICE = "ort-cpu_test_t1_b1_fp32"
 
@@ -393,6 +397,22 @@ def test_profile_then_check(nets: list[Path], tmp_path: Path) -> None:
     assert "noise floor" in checked.stdout
 
 
+def test_profile_of_several_batches_makes_a_table_of_each(tmp_path: Path) -> None:
+    space = PlainSpace((3, 8, 8), classes=4)
+    file = tmp_path / "net.onnx"
+    file.write_bytes(to_onnx(space.starts()[0], initial_state(space.starts()[0]).value, batch=None).SerializeToString())
+    result = hwnas("profile", "-o", tmp_path / "table.csv", "--batch", "8", "--batch", "1", "--for", file)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["table-b1.csv", "table-b8.csv"]
+    header, row = result.stdout.splitlines()[-2:]
+    assert header.split() == ["network", "batch", "1:", "ms", "(images/s)", "batch", "8:", "ms", "(images/s)"]
+    name, *numbers = re.findall(r"[\w.+]+", row)
+    one, one_rate, eight, eight_rate = map(float, numbers)
+    assert name == "net"
+    assert one_rate == pytest.approx(1e3 / one, rel=0.01)
+    assert eight_rate == pytest.approx(8e3 / eight, rel=0.01)
+
+
 def test_predict_says_what_networks_take(nets: list[Path], tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     assert hwnas("profile", "-o", table, "--for", *nets).exit_code == 0
@@ -443,5 +463,5 @@ def test_random_networks_differ_between_profile_and_check() -> None:
     built, held_out = (
         {model.graph.SerializeToString() for model in latencycli.networks([], batch=1, seed=seed)} for seed in (0, 1)
     )
-    assert len(built) == len(held_out) == 20
+    assert len(built) == len(held_out) == 40
     assert not built & held_out
