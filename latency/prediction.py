@@ -108,7 +108,7 @@ def predict(sums: Sums, calibration: Calibration | None, check: Check | None, ta
         table: The snapshot of the table.
     """
     # A device that is started kernel by kernel waits where launching takes longer.
-    ms = max((calibration or Calibration()).total(sums.near_ms, sums.far_ms), sums.launch_ms)
+    ms = max((calibration or Calibration()).total(sums.near_ms, sums.far_ms, sums.kernels), sums.launch_ms)
     if check:
         low, high = ms * min(1.0, check.low), ms * max(1.0, check.high)
     else:

@@ -41,9 +41,10 @@ class CheckReport:
     def __str__(self) -> str:
         check, fitted = self.check, ""
         if self.calibration:
-            near, far = self.calibration.near, self.calibration.far
+            found = self.calibration
             fitted = (
-                f". Each was predicted by a calibration to the others; to all: {near} x near, {far} x distant weights"
+                ". Each was predicted by a calibration to the others; to all: "
+                f"{found.near} x near, {found.far} x distant weights, {found.handover_us} us x kernels"
             )
         tau = "undefined" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
         return (
@@ -129,13 +130,13 @@ def judge(
     Where the table is calibrated anew, each network is predicted by a calibration to the others. The result is kept in
     the table's header, unless one is there of more networks.
     """
-    near, far = [each.near_ms for each in sums], [each.far_ms for each in sums]
+    parts = [each.near_ms for each in sums], [each.far_ms for each in sums], [each.kernels for each in sums]
     quiet = [result.quiet_ms for result in measured]
     known, calibration = table.header.calibration, None
     if recalibrate or known is None:
-        calibration, predicted = Calibration.fitted(near, far, quiet), Calibration.left_out(near, far, quiet)
+        calibration, predicted = Calibration.fitted(*parts, quiet), Calibration.left_out(*parts, quiet)
     else:
-        predicted = [known.total(*parts) for parts in zip(near, far, strict=True)]
+        predicted = [known.total(*each) for each in zip(*parts, strict=True)]
     predicted = [max(one, each.launch_ms) for one, each in zip(predicted, sums, strict=True)]
     networks = pd.DataFrame(
         {

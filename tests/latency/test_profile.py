@@ -47,15 +47,17 @@ def test_a_check_holds_predictions_against_measurements(scripted, tmp_path, make
     # The scripted runtime's networks take 5 us more than their kernels.
     measured = np.array(kernels) + 5e-3
     assert report.networks["measured_ms"].to_numpy() == pytest.approx(measured)
-    others = [Calibration.fitted(np.delete(kernels, i), [0, 0], np.delete(measured, i)).near for i in range(3)]
-    predicted = np.multiply(others, kernels)
+    parts = np.array([kernels, [0] * 3, [len(runtime.lower(model).kernels) for model in models]], float)
+    predicted = [
+        Calibration.fitted(*np.delete(parts, i, axis=1), np.delete(measured, i)).total(*parts[:, i]) for i in range(3)
+    ]
     assert report.networks["predicted_ms"].to_numpy() == pytest.approx(predicted)
     assert report.check.mape == pytest.approx(abs(predicted / measured - 1).mean())
     assert report.check.noise_floor == 0
     assert report.check.networks == 3
-    assert report.calibration == table.header.calibration == Calibration.fitted(kernels, [0] * 3, measured)
+    assert report.calibration == table.header.calibration == Calibration.fitted(*parts, measured)
     assert LatencyTable.open(runtime, table.path).header.check == report.check
-    assert table.predict(models[0]).ms == pytest.approx(report.calibration.near * kernels[0])
+    assert table.predict(models[0]).ms == pytest.approx(report.calibration.total(*parts[:, 0]))
 
 
 def test_a_check_widens_what_was_predicted_too_narrow(scripted, tmp_path, make_cnn):
