@@ -38,13 +38,15 @@ def profile(
     """Measure kernels on this machine, into a latency table."""
     from latency import Deployment, make_runtime
     from latency import profile as extend
+    from latency.shapes import fix_batch
 
     named = [*(files or []), *(more or [])]
     batches = sorted({*(batch or [1])})
+    # Before anything is measured: whether the networks can be had for each batch.
+    of_batch = {size: [fix_batch(model, size) for model in networks(named, size, seed=0)] for size in batches}
     curve = []
-    for size in batches:
+    for size, models in of_batch.items():
         deployment = Deployment.here(runtime, threads=threads, batch=size, precision=precision, layout=layout)
-        models = networks(named, size, seed=0)
         path = out if len(batches) == 1 else out.with_name(f"{out.stem}-b{size}{out.suffix}")
         with _kernel_bar() as advance:
             table = extend(make_runtime(deployment), models, path, progress=advance)

@@ -1,6 +1,5 @@
 """`Target`: a device on which latency counts, and the table that knows it."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from latency.tablefile import read
 from objectives import cost
 from objectives.base import Objective
 from spaces.errors import SpecError
+from spaces.wholefile import write_whole
 
 
 @dataclass(frozen=True)
@@ -106,5 +106,5 @@ def _open(file: Path, own: Path, note: Callable[[str], None]) -> LatencyTable:
     if runtime.here:
         return LatencyTable.open(runtime, own, shared=file, note=note)
     if not own.exists():
-        shutil.copyfile(file, own)
+        write_whole(own, file.read_bytes())
     return LatencyTable.open(runtime, own)

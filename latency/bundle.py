@@ -8,17 +8,17 @@ A bundle is a zip file with ``run_bundle.py`` in it; what comes back is JSON and
 import hashlib
 import inspect
 import json
-import math
 import re
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from latency import run_bundle, stopwatch, workload
 from latency.deployment import Bundled, Deployment, instructions, name_processor
@@ -28,18 +28,19 @@ from latency.ortcpu import LEVELS, OrtCpu, read_graph
 from latency.profile import CheckReport, judge
 from latency.run_bundle import BUNDLE_FORMAT, DEGREE, timer_is_sound
 from latency.shapes import Program, fix_batch
-from latency.stopwatch import BLOCK_BYTES, LADDER
+from latency.stopwatch import BLOCK_BYTES, CLOCK_STEP, LADDER
 from latency.table import LatencyTable
 from latency.tablefile import Row
 from latency.timing import Protocol, summarise_network, summarise_passes
 from latency.workload import Workload, weight_bytes
-from spaces.errors import BundleError, HwnasError
+from spaces.errors import BundleError, LatencyError
 
 MOST_BYTES = 64 << 20
 """Limit of a bundle, and of what comes back, unpacked."""
 
 _ROUNDS = 6
-_UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, AttributeError, DecodeError)
+_MOST_SECONDS = 1e4  # of one run of anything
+_MOST_FOOTPRINT = 1 << 50
 _PROBE = "probe"
 # First letters of composites: how much is read between two uses of their weights.
 _DISTANCES = {"m": MIDDLE_BYTES, "c": BLOCK_BYTES}
@@ -167,7 +168,9 @@ def pack_kernels(path: Path, trip: Trip) -> int:
         "batch": trip.job["batch"],
         "protocol": trip.job["protocol"],
         "rounds": _ROUNDS,
+        "device": trip.deployment.device,
         "kernels": {name: str(kernel) for kernel, name in lines.items()},
+        "least": {name: workload.least_copies(kernel) for kernel, name in lines.items()},
         "calls": [name for kernel, name in lines.items() if kernel.op == workload.CALL],
         "far": far,
         "composites": composites,
@@ -183,7 +186,7 @@ def pack_kernels(path: Path, trip: Trip) -> int:
 def read(path: Path) -> Trip:
     """What came back.
 
-    Nothing in it is run: numbers and graphs are read, and every one is checked.
+    Numbers and graphs are read, and every one is checked; nothing in it is run or unpickled.
 
     Raises:
         BundleError: If the file is not a result, or was cut short or changed.
@@ -203,6 +206,8 @@ def read(path: Path) -> Trip:
             given = {name: archive.read(f"given/{name}.onnx") for name in result["graphs"]}
         if {name: hashlib.sha256(graph).hexdigest() for name, graph in files.items()} != result["graphs"]:
             raise ValueError("a graph does not match its digest")
+        if any(hashlib.sha256(model).hexdigest() != job["files"][f"{name}.onnx"] for name, model in given.items()):
+            raise ValueError("a network is not the one that was sent")
         deployment = Deployment("ort-cpu", name_processor(result["device"]), job["threads"], job["batch"])
         trip = Trip(
             job["trip"],
@@ -216,7 +221,7 @@ def read(path: Path) -> Trip:
             {name: onnx.load_model_from_string(graph) for name, graph in given.items()},
         )
         _validate(trip)
-    except (*_UNREADABLE, HwnasError) as error:
+    except Exception as error:  # whatever a forged file brings about
         raise BundleError(
             f"{path} is not a whole, unchanged result of run_bundle.py: {error}; fetch it again"
         ) from error
@@ -233,7 +238,9 @@ def table_of(trip: Trip, path: Path) -> tuple[LatencyTable, CheckReport | None]:
     table = LatencyTable.open(runtime, path, Protocol(**trip.job["protocol"]))
     rows, networks = _rows(trip), trip.job["networks"]
     table.keep(rows.values(), _memory(trip), trip.driver, trip.cores)
-    if not networks:
+    different = {frozenset(Counter(network["kernels"]).items()): name for name, network in networks.items()}
+    networks = {name: networks[name] for name in different.values()}
+    if len(networks) < 2:  # as for any check
         return table, None
     sums = [
         table.sums([rows[name].kernel for name in network["kernels"]], network["footprint"])
@@ -279,46 +286,87 @@ def _bundled(trip: Trip, programs: dict[str, Program]) -> Bundled:
     """How this machine's runtime can be made to give the same graphs as the device's, if it can."""
     here = OrtCpu(Deployment.here(batch=trip.deployment.batch))
     wanted = {name: sorted(map(str, program.kernels)) for name, program in programs.items()}
-    for level in LEVELS:
-        found = {name: sorted(map(str, here.lower_at(level, trip.given[name]).kernels)) for name in wanted}
-        if found == wanted:
-            return Bundled(trip.version, here.version, level, instructions(here.deployment.device))
+    with suppress(LatencyError):  # this machine's runtime may not take a network that the device's does
+        for level in LEVELS:
+            found = {name: sorted(map(str, here.lower_at(level, trip.given[name]).kernels)) for name in wanted}
+            if found == wanted:
+                return Bundled(trip.version, here.version, level, instructions(here.deployment.device))
     return Bundled(trip.version)
 
 
 def _validate(trip: Trip) -> None:
-    """Whether there is an answer to everything that was asked, and every number is one.
+    """Whether there is an answer to everything that was asked, and every number is one that can be.
 
     Raises:
-        ValueError: If not.
+        Exception: Of any class, if not: what is missing may show only as it is needed.
     """
-    if trip.number == 1:
-        if not {*trip.graphs, *trip.values} == {*trip.job["networks"]} or _PROBE not in trip.graphs:
-            raise ValueError("graphs are missing")
-        return
     job = trip.job
+    if not all(type(job[name]) is int for name in ("threads", "batch")):
+        raise ValueError("threads and batch must be whole numbers")
+    if not (trip.version.isprintable() and trip.driver.isprintable()):
+        raise ValueError("the names of its runtime and system must be of one line")
+    Protocol(**job["protocol"])
+    if trip.number == 1:
+        _validate_graphs(trip)
+    elif trip.number == 2:
+        _validate_times(trip)
+        with TemporaryDirectory() as folder:  # a table that exists is touched only by what makes a good one
+            table, _ = table_of(trip, Path(folder) / "table.csv")
+            LatencyTable.open(table.runtime, table.path)
+    else:
+        raise ValueError(f"there is no trip {trip.number}")
+
+
+def _validate_graphs(trip: Trip) -> None:
+    networks = trip.job["networks"]
+    if _PROBE in trip.values:
+        raise ValueError(f"the device refuses the simplest of networks: {trip.values[_PROBE]}")
+    if {*trip.graphs, *trip.values} != {*networks} or _PROBE not in trip.graphs:
+        raise ValueError("graphs are missing")
+    if not all(isinstance(network["name"], str) and network["judge"] in (True, False) for network in networks.values()):
+        raise ValueError("a network has no name")
+    for graph in trip.graphs.values():
+        with suppress(LatencyError):  # an operator that is not known: whoever packs its kernels says so
+            read_graph(graph)
+
+
+def _validate_times(trip: Trip) -> None:
+    job = trip.job
+    if (trip.deployment.device, trip.version) != (job["device"], job["bundled"]["version"]):
+        raise ValueError(
+            f"its networks were optimised by {job['bundled']['version']} on {job['device']}, their kernels timed by "
+            f"{trip.version} on {trip.deployment.device}: both must be the same"
+        )
+    if job["rounds"] < 2 or not all(network["kernels"] for network in job["networks"].values()):
+        raise ValueError("a network was not measured")
+    if not all(0 < network["footprint"] <= _MOST_FOOTPRINT for network in job["networks"].values()):
+        raise ValueError("a network's footprint is no number of bytes that can be")
     numbers = [value for name in (*job["kernels"], *job["probes"]) for value in _passes(trip, name)]
     numbers += [trip.values[name] for name in job["far"]]
     numbers += [trip.values[f"{name}/{ms} ms"] for name, pauses in job["pauses_ms"].items() for ms in pauses]
     rounds = [calls for name in job["networks"] for calls in _passes(trip, name)]
-    numbers += [value for calls in rounds for value in calls]
     if not all(len(calls) > 1 for calls in rounds):
         raise ValueError("a network was not measured")
-    if not all(isinstance(number, float) and 0 < number < math.inf for number in numbers):
-        raise ValueError("a time is missing, or no number above 0")
+    numbers += [value for calls in rounds for value in calls]
+    if not all(isinstance(number, float) and CLOCK_STEP <= number <= _MOST_SECONDS for number in numbers):
+        raise ValueError("a time is missing, or cannot be one")
+    distant = {letter: set[str]() for letter in _DISTANCES}
     for composite, names in job["composites"].items():
         extra = trip.values[composite]
         if extra is None:
             raise ValueError(f"{trip.version} there does not run independent nodes in order, so it cannot be measured")
-        if not all(0 <= extra[str(i)] < math.inf for i in range(len(names))):
-            raise ValueError("what cold weights add is no number")
-    if not all(isinstance(value, str) for value in job["bundled"].values()):
-        raise ValueError("how its graphs can be had is not said in words")
-    # What is made of it has to be possible.
-    known, made = {*_rows(trip)}, (_memory(trip), Bundled(**job["bundled"]), timer_is_sound(trip.values["timer"]))
-    for network in job["networks"].values():
-        if not (made and known.issuperset(network["kernels"]) and network["footprint"] > 0):
-            raise ValueError("a network has kernels that nothing is known of")
+        if not all(0 <= extra[str(i)] <= 1e6 * _MOST_SECONDS for i in range(len(names))):
+            raise ValueError("what cold weights add cannot be that")
+        distant[composite[0]] |= {*names}
+    for name, line in job["kernels"].items():
+        weights = weight_bytes(Kernel.parse(line))
+        if weights > workload.NEAR_BYTES:
+            known = f"f{name}" in job["far"]
+        else:
+            known = not weights or all(name in names for names in distant.values())
+        if not known:
+            raise ValueError(f"what cold weights add to {line} is missing")
+    timer_is_sound(trip.values["timer"])
 
 
 def _runner() -> str:

@@ -10,8 +10,8 @@ MB = 1 << 20
 MIDDLE_BYTES = 8 * MB
 """What no cache next to a processor holds, and most last-level caches do."""
 
-PAUSES_MS = (3.0, 10.0, 30.0)
-"""As long as inferences of networks of which a part of the weights could be in the last-level cache."""
+PAUSES_MS = (0.0, 3.0, 10.0, 30.0)
+"""None, and as long as inferences of networks of which a part of the weights could be in the last-level cache."""
 
 _TRAFFIC = np.geomspace(10, 1e6, 500)  # what is tried
 
@@ -86,12 +86,16 @@ class Memory:
             mb: The sizes, ascending.
             seconds: Per kernel, a time per size.
             pauses_ms: Milliseconds without work before a run, in which others may have theirs.
-            paused: Per kernel, a time per pause, with ``MIDDLE_BYTES`` between two uses.
+            paused: Per kernel, a time per pause, with ``MIDDLE_BYTES`` (one of the sizes) between two uses. The first
+                pause is none: what others add counts in relation to it.
+
+        Raises:
+            ValueError: If a time is missing.
 
         >>> Memory.measured([1, 8, 64], [[10, 13, 20], [50, 49, 50]]).share
         (0.0, 0.3, 1.0)
-        >>> round(Memory.measured([1, 8, 24], [[10, 12, 20]], [1.0, 4.0], [[12, 16]]).traffic)
-        1301
+        >>> round(Memory.measured([1, 8, 24], [[10, 12, 20]], [0.0, 1.0, 4.0], [[13, 13, 17]]).traffic)
+        1159
         """
         rising = np.maximum.accumulate(np.asarray(seconds, float), axis=1)
         near = rising[:, :1]
@@ -101,7 +105,11 @@ class Memory:
         quiet = cls(tuple(float(size) for size in mb), tuple(float(share) for share in shares.round(3)))
         if not len(pauses_ms) or not longer[-1] > 0:
             return quiet
-        wanted = np.clip((np.asarray(paused, float) / near - 1).sum(0) / longer[-1], 0.0, 1.0)
+        rested = np.asarray(paused, float)
+        if rested.shape != (len(seconds), len(pauses_ms)):
+            raise ValueError("a memory's pauses must have a time for every kernel")
+        rested = rested / rested[:, :1] * rising[:, [list(mb).index(MIDDLE_BYTES / MB)]]
+        wanted = np.clip((rested / near - 1).sum(0) / longer[-1], 0.0, 1.0)
 
         middle = quiet.at(MIDDLE_BYTES)
 

@@ -53,10 +53,18 @@ def main() -> int:
     if job["trip"] == 1:
         values, graphs = _optimise(folder, job)
     else:
-        values, graphs = _measure(folder, job), {}
+        try:
+            values, graphs = _measure(folder, job), {}
+        except _Unsteady as error:
+            print(f"\n{error}. What is measured is kept: run this again when the device is quieter.")
+            return 1
     _pack(folder, job, values, graphs)
     print(f"Done: {folder / 'result.zip'}. Where the bundle came from:  hwnas unbundle result.zip -o TABLE.csv")
     return 0
+
+
+class _Unsteady(Exception):
+    """A kernel could not be timed."""
 
 
 class _Progress:
@@ -67,7 +75,6 @@ class _Progress:
         self.values: dict[str, Any] = {}
         lines = path.read_text().splitlines() if path.exists() else []
         if lines[:1] != [json.dumps(head)]:
-            path.write_text(json.dumps(head) + "\n")
             lines = []
         whole = []
         for line in lines[1:]:
@@ -77,26 +84,26 @@ class _Progress:
                 break
             self.values[task] = value
             whole.append(line)
-        path.write_text("".join(f"{line}\n" for line in [json.dumps(head), *whole]))
-        self._file = path.open("a")
+        part = path.with_suffix(".part")
+        part.write_text("".join(f"{line}\n" for line in [json.dumps(head), *whole]))
+        part.replace(path)
+        self._path = path
 
     def run(self, tasks: Sequence[tuple[str, Callable[[], object]]]) -> None:
         """Do what is not done yet, in order."""
         missing = [(name, task) for name, task in tasks if name not in self.values]
         began = shown = time.monotonic()
-        for done, (name, task) in enumerate(missing, start=1):
-            self.values[name] = task()
-            self._file.write(json.dumps([name, self.values[name]]) + "\n")
-            self._file.flush()
-            now = time.monotonic()
-            if now - shown > 2 or done == len(missing):
-                left = (now - began) / done * (len(missing) - done)
-                print(
-                    f"\r{len(tasks) - len(missing) + done} of {len(tasks)}, about {left:.0f} s left   ",
-                    end="",
-                    flush=True,
-                )
-                shown = now
+        with self._path.open("a") as file:
+            for done, (name, task) in enumerate(missing, start=1):
+                self.values[name] = task()
+                file.write(json.dumps([name, self.values[name]]) + "\n")
+                file.flush()
+                now = time.monotonic()
+                if now - shown > 2 or done == len(missing):
+                    left = (now - began) / done * (len(missing) - done)
+                    known = len(tasks) - len(missing) + done
+                    print(f"\r{known} of {len(tasks)}, about {left:.0f} s left   ", end="", flush=True)
+                    shown = now
         if missing:
             print()
 
@@ -121,6 +128,8 @@ def _measure(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     weights = json.loads((folder / "weights.json").read_text())
     protocol, threads = job["protocol"], job["threads"]
     progress = _Progress(folder / "progress.jsonl", _digest(folder / "bundle.json"))
+    if "timer" in progress.values and not timer_is_sound(progress.values["timer"]):
+        del progress.values["timer"]  # perhaps it was but a noisy moment
 
     def load(name: str) -> tuple[bytes, list[Weight]]:
         return (folder / f"{name}.onnx").read_bytes(), weights.get(name, [])
@@ -135,8 +144,13 @@ def _measure(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         warm(each, protocol["network_ms"] / 4)
         return repeat(protocol["network_ms"], each)[0]
 
-    def kernel(name: str) -> float | None:
-        return kernel_seconds(lambda copies: prepare(name, copies), protocol["span_ms"], protocol["kernel_ms"])
+    def kernel(name: str) -> float:
+        found = kernel_seconds(
+            lambda copies: prepare(name, copies), protocol["span_ms"], protocol["kernel_ms"], job["least"][name]
+        )
+        if found is None:
+            raise _Unsteady(f"{job['kernels'][name]} could not be timed: more of it takes no longer than one")
+        return found
 
     def distant(name: str) -> dict[str, float] | None:
         return distant_us(*load(name), threads)

@@ -138,15 +138,18 @@ def after_pause(each: Stopwatch, pause_ms: float, runs: int = 7) -> float:
     return float(np.percentile(found, 25))
 
 
-def kernel_seconds(prepare: Callable[[int], Stopwatch], span_ms: float, kernel_ms: float) -> float | None:
+def kernel_seconds(
+    prepare: Callable[[int], Stopwatch], span_ms: float, kernel_ms: float, least: int = LADDER[0]
+) -> float | None:
     """Seconds of one kernel among equal ones; ``prepare`` makes the stopwatch of so many copies and their company.
 
-    Returns None if more copies take no longer than one, however often it is tried.
+    ``least`` is a step of ``LADDER``, taken where no more fit in the span. Returns None if more copies take no longer
+    than one, however often it is tried.
     """
     for _ in range(ATTEMPTS):
         single, several = prepare(1), prepare(1 + LADDER[0])
         once = (several() - single()) / LADDER[0]
-        copies = max([LADDER[0], *(step for step in LADDER if step * once <= span_ms / 1e3)])
+        copies = max([least, *(step for step in LADDER if step * once <= span_ms / 1e3)])
         if copies > LADDER[0]:
             several = prepare(1 + copies)
             several()

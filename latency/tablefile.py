@@ -2,7 +2,7 @@
 
 ::
 
-    # hwnas latency table, format 2
+    # hwnas latency table, format 3
     # runtime: ort-cpu
     # device: Intel Xeon model 85 avx512
     # ...

@@ -15,6 +15,7 @@ import onnx
 
 from latency.kernels import Kernel
 from latency.stopwatch import ATTEMPTS, Stopwatch, kernel_seconds, repeat, warm
+from latency.workload import least_copies
 from spaces.errors import LatencyError, SpecError
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ def clock(work: Callable[[], object]) -> Stopwatch:
 
 
 def _kernel_seconds(runtime: "Runtime", kernel: Kernel, protocol: Protocol) -> float:
-    seconds = kernel_seconds(lambda copies: runtime.kernel(kernel, copies), protocol.span_ms, protocol.kernel_ms)
+    seconds = kernel_seconds(
+        lambda copies: runtime.kernel(kernel, copies), protocol.span_ms, protocol.kernel_ms, least_copies(kernel)
+    )
     if seconds is None:
         raise LatencyError(
             f"'{kernel}' could not be timed: more of it takes no longer than one, in {ATTEMPTS} attempts; "

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from latency.kernels import Kernel, Operand
 from latency.memory import MB, MIDDLE_BYTES
-from latency.stopwatch import BLOCK_BYTES, CACHE_LINE, LARGE_BYTES, Weight
+from latency.stopwatch import BLOCK_BYTES, CACHE_LINE, LADDER, LARGE_BYTES, Weight
 
 CALL = "Call"
 """The kernel that stands for what a call of the runtime costs beside its kernels."""
@@ -185,6 +185,12 @@ def near_sets(kernel: Kernel) -> int:
     if size == 0:
         return 1
     return min(_NEAR_SETS, NEAR_BYTES // size) if size <= NEAR_BYTES else -(-MIDDLE_BYTES // size)
+
+
+def least_copies(kernel: Kernel) -> int:
+    """How many copies it takes, as a step of ``LADDER``, for large weights to be as far as ``near_sets`` has them."""
+    large = weight_bytes(kernel) > NEAR_BYTES
+    return next(step for step in LADDER if not large or step >= near_sets(kernel))
 
 
 def weight_bytes(kernel: Kernel) -> int:

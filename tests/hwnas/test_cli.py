@@ -413,6 +413,12 @@ def test_profile_of_several_batches_makes_a_table_of_each(tmp_path: Path) -> Non
     assert eight_rate == pytest.approx(8e3 / eight, rel=0.01)
 
 
+def test_networks_of_another_batch_are_refused_before_anything_is_measured(nets: list[Path], tmp_path: Path) -> None:
+    said = refused("profile", "-o", tmp_path / "table.csv", "--batch", "1", "--batch", "8", "--for", nets[0])
+    assert "the deployment's batch is 8" in said
+    assert not list(tmp_path.glob("*.csv"))
+
+
 def test_predict_says_what_networks_take(nets: list[Path], tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     assert hwnas("profile", "-o", table, "--for", *nets).exit_code == 0

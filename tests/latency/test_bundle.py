@@ -68,8 +68,9 @@ def test_the_runner_needs_onnxruntime_and_numpy_only(trips):
     runner = (trips[0] / "first" / "run_bundle.py").read_text()
     tree = ast.parse(runner)
     for module in (stopwatch, run_bundle):
-        lines = [line for line in Path(module.__file__).read_text().splitlines() if "latency.stopwatch" not in line]
-        assert sum(line in runner for line in lines) > len(lines) - 20
+        before, _, after = Path(module.__file__).read_text().partition("from latency.stopwatch import (")
+        assert before in runner
+        assert after.partition(")\n")[2] in runner
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {module.partition(".")[0] for module in modules} - sys.stdlib_module_names == {"onnxruntime", "numpy"}
@@ -78,7 +79,8 @@ def test_the_runner_needs_onnxruntime_and_numpy_only(trips):
 def test_a_table_comes_back(trips, tmp_path):
     _, models, first, second = trips
     table, report = table_of(second, tmp_path / "board.csv")
-    assert (first.number, second.number, second.warnings[1:]) == (1, 2, [])
+    assert (first.number, second.number) == (1, 2)
+    assert all("time does not add up" in warning for warning in second.warnings)
     assert table.header.deployment == Deployment.here()
     assert table.header.bundled == Bundled(
         table.runtime.version, table.runtime.version, "all", instructions(processor())
@@ -143,6 +145,18 @@ def test_an_interrupted_run_goes_on(trips, tmp_path):
     values = read(board / "result.zip").values
     assert [values[json.loads(line)[0]] for line in lines[1:40]] == [json.loads(line)[1] for line in lines[1:40]]
     assert set(values) == set(trips[3].values)
+
+
+def test_a_kernel_that_could_not_be_timed_is_tried_again_the_next_time(trips, tmp_path, monkeypatch, capsys):
+    folder = unpack(trips[0] / "kernels.zip", tmp_path / "again")
+    monkeypatch.setattr(run_bundle, "__file__", str(folder / "run_bundle.py"))
+    with monkeypatch.context() as noisy:
+        noisy.setattr(run_bundle, "kernel_seconds", lambda *arguments: None)
+        assert run_bundle.main() == 1
+    assert "could not be timed" in capsys.readouterr().out
+    assert not (folder / "result.zip").exists()
+    assert run_bundle.main() == 0
+    assert read(folder / "result.zip").number == 2
 
 
 def test_progress_of_another_bundle_is_not_used(trips, tmp_path):
@@ -242,6 +256,27 @@ def first_kernel(result, value):
         lambda result: result["job"]["protocol"].update({"passes": 10**9}),
         lambda result: result.pop("device"),
         lambda result: result["device"].update({"cpuinfo": 7}),
+        lambda result: result["device"].update({"cores": math.inf}),
+        lambda result: result["device"].update({"cpuinfo": "model name : Another 7"}),
+        lambda result: result["device"].update({"system": "Linux\n# version: 7"}),
+        lambda result: result.update({"version": "onnxruntime 0.1"}),
+        lambda result: first_kernel(result, 1e-10),
+        lambda result: first_kernel(result, 1e305),
+        lambda result: result["values"].update({"m0": {"0": 1e300}}),
+        lambda result: result["job"].update({"threads": 1.0}),
+        lambda result: result["job"].update({"trip": 3}),
+        lambda result: result["job"].update({"rounds": 1}),
+        lambda result: result["job"]["protocol"].update({"patience": 1}),
+        lambda result: result["job"]["protocol"].update({"span_ms": "long"}),
+        lambda result: result["job"]["probes"]["p0"].__setitem__(2, 0),
+        lambda result: result["job"]["probes"]["p0"].__setitem__(2, 10**400),
+        lambda result: result["job"]["pauses_ms"].popitem(),
+        lambda result: result["job"].update({"pauses_ms": {name: [3.0] for name in result["job"]["pauses_ms"]}}),
+        lambda result: result["job"].update({"composites": {}}),
+        lambda result: result["job"]["networks"]["n1"].pop("name"),
+        lambda result: result["job"]["networks"]["n1"].update({"kernels": []}),
+        lambda result: result["job"]["networks"]["n1"].update({"kernels": ["k999"]}),
+        lambda result: result["job"]["networks"]["n1"].update({"footprint": 10**400}),
     ],
 )
 def test_a_forged_result_is_refused(trips, tmp_path, change):

@@ -7,9 +7,7 @@ RNG = np.random.default_rng(0)
 NEAR, FAR, KERNELS = RNG.uniform(0.03, 5, 40), RNG.uniform(0, 1, 40), RNG.integers(10, 80, 40)
 
 
-@pytest.mark.parametrize(
-    "true", [Calibration(1.05, 1.3, 0.0), Calibration(0.97, 0.8, 1.2), Calibration(1.0, 1.0, 5.0)]
-)
+@pytest.mark.parametrize("true", [Calibration(1.05, 1.3, 0.0), Calibration(0.97, 0.8, 1.2), Calibration(1.0, 1.0, 5.0)])
 def test_what_a_device_adds_is_found(true):
     took = [true.total(*each) for each in zip(NEAR, FAR, KERNELS, strict=True)] * RNG.uniform(0.97, 1.03, 40)
     found = Calibration.fitted(NEAR, FAR, KERNELS, took)

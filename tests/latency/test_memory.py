@@ -50,7 +50,7 @@ def test_what_others_move_is_found_by_pauses(traffic):
     def seconds(nbytes, ms):
         return 1e-5 + memory.extra(nbytes, ms, 3e-6, 1e-5)
 
-    pauses = (3.0, 10.0, 30.0)
+    pauses = (0.0, 3.0, 10.0, 30.0)
     near, paused = [seconds(mb * MB, 0.0) for mb in memory.mb], [seconds(MIDDLE_BYTES, ms) for ms in pauses]
     found = Memory.measured(memory.mb, [near, near], pauses, [paused, paused])
     assert found.share == memory.share

@@ -35,6 +35,21 @@ def test_copies_take_turns_with_several_sets_of_weights(line, sets):
 
 
 @pytest.mark.parametrize(
+    ("line", "least"),
+    [
+        (CONV, 2),
+        ("Gemm@13 1x512 w:600x512 -> 1x600 transB=1", 8),  # seven of them are 8 MB
+        ("Gemm@13 1x4096 w:4096x4096 -> 1x4096 transB=1", 2),
+        (RELU, 2),
+    ],
+)
+def test_large_weights_are_far_however_few_copies_are_timed(line, least):
+    assert workload.least_copies(kernel(line)) == least
+    used = {name for node in workload.in_company(kernel(line), least).model.graph.node for name in node.input[1:2]}
+    assert len(used - {"company_i1_0"}) == min(least, workload.near_sets(kernel(line))) * (line != RELU)
+
+
+@pytest.mark.parametrize(
     ("line", "overwritten"),
     [
         ("Relu@14 1x8 -> 1x8", 0),
