@@ -42,11 +42,13 @@ def profile(
 
     named = [*(files or []), *(more or [])]
     batches = sorted({*(batch or [1])})
+    deployments = [
+        Deployment.here(runtime, threads=threads, batch=size, precision=precision, layout=layout) for size in batches
+    ]
     # Before anything is measured: whether the networks can be had for each batch.
-    of_batch = {size: [fix_batch(model, size) for model in networks(named, size, seed=0)] for size in batches}
+    of_batch = [[fix_batch(model, size) for model in networks(named, size, seed=0)] for size in batches]
     curve = []
-    for size, models in of_batch.items():
-        deployment = Deployment.here(runtime, threads=threads, batch=size, precision=precision, layout=layout)
+    for deployment, size, models in zip(deployments, batches, of_batch, strict=True):
         path = out if len(batches) == 1 else out.with_name(f"{out.stem}-b{size}{out.suffix}")
         with _kernel_bar() as advance:
             table = extend(make_runtime(deployment), models, path, progress=advance)

@@ -33,7 +33,7 @@ from latency.table import LatencyTable
 from latency.tablefile import Row
 from latency.timing import Protocol, summarise_network, summarise_passes
 from latency.workload import Workload, weight_bytes
-from spaces.errors import BundleError, LatencyError
+from spaces.errors import BundleError, LatencyError, SpecError
 
 MOST_BYTES = 64 << 20
 """Limit of a bundle, and of what comes back, unpacked."""
@@ -102,9 +102,13 @@ def pack(
         protocol: How things are timed; None for the default.
 
     Raises:
-        BundleError: If it would be larger than ``MOST_BYTES``, or cannot be written.
+        BundleError: If it would be larger than ``MOST_BYTES``, or cannot be written, or would replace another file.
         LatencyError: If a network cannot be bundled.
+        SpecError: If threads or batch are less than 1.
     """
+    for name, value in (("threads", threads), ("batch", batch)):
+        if value < 1:
+            raise SpecError(f"{name}={value} must be at least 1")
     protocol = protocol or Protocol()
     named = {f"n{i}": model for i, model in enumerate((*models, *judges))}
     works = {name: workload.network(fix_batch(model, batch)) for name, model in named.items()}
@@ -389,8 +393,17 @@ def _write(path: Path, job: dict[str, Any], works: dict[str, Workload]) -> None:
             f"{path} would be {size >> 20} MB large, unpacked; the limit is {MOST_BYTES >> 20}: take fewer networks"
         )
     try:
+        if path.exists() and not _is_bundle(path):
+            raise BundleError(f"{path} is there and no bundle; choose another file, such as {path.stem}-bundle.zip")
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
                 archive.writestr(name, content)
     except OSError as error:
         raise BundleError(f"cannot write the bundle {path}: {error}; choose another file") from error
+
+
+def _is_bundle(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "bundle.json" in archive.namelist()

@@ -20,6 +20,7 @@ from latency.timing import Measured, Protocol, measure_many
 from spaces.errors import LatencyError
 
 _ROUNDS = 6
+_ENOUGH = 19  # networks, for bounds that nine in ten lie within to be among those observed
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class CheckReport:
                 ". Each was predicted by a calibration to the others; to all: "
                 f"{found.near} x near, {found.far} x distant weights, {found.handover_us} us x kernels"
             )
+        few = "" if check.networks >= _ENOUGH else f" (a guess: fewer than {_ENOUGH} networks cannot tell)"
         tau = "undefined" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
         return (
             f"{check.networks} networks: mean error {check.mape:.1%} (noise floor {check.noise_floor:.1%}), "
             f"{check.within_5:.0%} within 5 %, {check.within_10:.0%} within 10 %, Kendall tau {tau}; "
-            f"nine in ten measure between {check.low:.2f} and {check.high:.2f} times their prediction{fitted}"
+            f"nine in ten measure between {check.low:.2f} and {check.high:.2f} times their prediction{few}{fitted}"
         )
 
 

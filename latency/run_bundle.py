@@ -49,12 +49,19 @@ def main() -> int:
             f"bundle.json is of format {job['format']}, this runner of format {BUNDLE_FORMAT}: unpack the bundle again."
         )
         return 1
+    cores = device_facts()["cores"]
+    if job["threads"] > cores:
+        print(f"The bundle wants {job['threads']} threads, and this process may use {cores} cores; pack one for fewer.")
+        return 1
     print(f"onnxruntime {ort.__version__}, threads: {job['threads']}, trip {job['trip']} of 2")
     if job["trip"] == 1:
         values, graphs = _optimise(folder, job)
     else:
         try:
             values, graphs = _measure(folder, job), {}
+        except KeyboardInterrupt:
+            print("\nInterrupted. What is measured is kept: run this again to go on.")
+            return 1
         except _Unsteady as error:
             print(f"\n{error}. What is measured is kept: run this again when the device is quieter.")
             return 1

@@ -24,7 +24,7 @@ from latency.ortcpu import OrtCpu
 from latency.stopwatch import distant_us
 from latency.table import LatencyTable
 from latency.timing import Protocol
-from spaces.errors import BundleError, LatencyError, MissingKernel, TableError
+from spaces.errors import BundleError, LatencyError, MissingKernel, SpecError, TableError
 
 QUICK = Protocol(passes=2, span_ms=0.1, kernel_ms=0.1, network_ms=0.2)
 # As on a device: neither this project nor what it needs can be imported.
@@ -319,6 +319,30 @@ def test_a_result_that_would_fill_the_memory_is_refused(tmp_path):
     assert (tmp_path / "bomb.zip").stat().st_size < 100_000
     with pytest.raises(BundleError, match="unpacked it would be larger than 64 MB"):
         read(tmp_path / "bomb.zip")
+
+
+def test_a_bundle_replaces_bundles_only(make_cnn, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("measured for hours")
+    with pytest.raises(BundleError, match=r"table\.csv is there and no bundle; choose another file"):
+        pack(path, [make_cnn(4, 8)])
+    assert path.read_text() == "measured for hours"
+    path.unlink()
+    for _ in range(2):
+        pack(path, [make_cnn(4, 8)])
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"batch": -1}])
+def test_bundles_of_nothing_are_refused_at_once(make_cnn, tmp_path, wrong):
+    with pytest.raises(SpecError, match="must be at least 1"):
+        pack(tmp_path / "bundle.zip", [make_cnn(4, 8)], **wrong)
+
+
+def test_a_device_with_fewer_cores_says_so(make_cnn, tmp_path):
+    pack(tmp_path / "bundle.zip", [make_cnn(4, 8)], threads=10_000)
+    printed, code = run(unpack(tmp_path / "bundle.zip", tmp_path / "there"))
+    assert code == 1
+    assert "The bundle wants 10000 threads, and this process may use" in printed
 
 
 def test_bundles_are_limited_in_size(monkeypatch, make_cnn, tmp_path):
