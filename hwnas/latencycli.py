@@ -143,13 +143,18 @@ def unbundle(
     ],
 ) -> None:
     """Read what came back: make the bundle of the second trip, or the latency table."""
-    from latency.bundle import pack_kernels, read, table_of
+    from latency import LatencyTable, make_runtime
+    from latency.bundle import pack_kernels
+    from latency.deployment import Bundled
+    from latency.trip import read, table_of
 
     trip = read(result)
     console = report.console()
     for warning in trip.warnings:
         print(f"Beware: {warning}")
     if trip.number == 1:
+        # A table that cannot take what will come back is refused before the second trip, not after it.
+        LatencyTable.open(make_runtime(trip.deployment, Bundled(trip.version)), out)
         second = out.with_name(f"{out.stem}-kernels.zip")
         kernels = pack_kernels(second, trip)
         size = second.stat().st_size / 1e6

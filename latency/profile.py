@@ -191,7 +191,7 @@ def _interval(ratios: np.ndarray) -> tuple[float, float]:
     """
     ordered, n = np.sort(ratios), len(ratios)
     rank = (n + 1) // 20
-    if rank >= 1:
+    if n >= _ENOUGH:
         return float(ordered[rank - 1]), float(ordered[n - rank])
     return min(UNCHECKED_LOW, float(ordered[0])), max(UNCHECKED_HIGH, float(ordered[-1]))
 

@@ -149,7 +149,7 @@ def in_company(kernel: Kernel, count: int) -> Workload:
     writer.kernel(COMPANY, "0", "company_", 0)
     for copy in range(count):
         writer.kernel(kernel, str(copy), "", copy % turns, after=str(copy - 1) if copy else "")
-    return writer.done({"company_o0_0": Operand((128, 128))})
+    return writer.done({f"company_o{i}_0": operand for i, operand in enumerate(COMPANY.outputs) if operand})
 
 
 def call(kernel: Kernel) -> Workload:

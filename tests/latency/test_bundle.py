@@ -14,16 +14,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 import latency.bundle
+from hwnas.cli import app
 from latency import run_bundle, stopwatch
-from latency.bundle import pack, pack_kernels, read, table_of
+from latency.bundle import pack, pack_kernels
 from latency.deployment import Bundled, Deployment, instructions, processor
 from latency.kernels import Kernel
 from latency.ortcpu import OrtCpu
 from latency.stopwatch import distant_us
 from latency.table import LatencyTable
 from latency.timing import Protocol
+from latency.trip import read, table_of
 from spaces.errors import BundleError, LatencyError, MissingKernel, SpecError, TableError
 
 QUICK = Protocol(passes=2, span_ms=0.1, kernel_ms=0.1, network_ms=0.2)
@@ -229,6 +232,20 @@ def test_a_result_that_was_cut_short_is_refused(trips, tmp_path):
             read(tmp_path / "cut.zip")
     with pytest.raises(BundleError, match="No such file"):
         read(tmp_path / "none.zip")
+
+
+def test_a_table_that_cannot_take_what_comes_back_is_refused_before_the_second_trip(trips, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("milk, eggs")
+    result = CliRunner().invoke(app, ["unbundle", str(trips[0] / "first" / "result.zip"), "-o", str(notes)])
+    assert result.exit_code == 2
+    assert "notes.txt is not a latency table" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_bundle_is_not_its_result(trips):
+    with pytest.raises(BundleError, match=r"it is a bundle; what comes back is called result\.zip"):
+        read(trips[0] / "bundle.zip")
 
 
 def first_kernel(result, value):
