@@ -14,7 +14,7 @@ from hwnas.limits import starts_within
 from hwnas.schedule import Schedule
 from hwnas.strategy import Strategy
 from hwnas.trial import Trial
-from spaces.morphism import Morphism
+from spaces.move import Move
 from spaces.space import Space
 
 #: Rounds of proposals before a space counts as exhausted.
@@ -33,7 +33,7 @@ class Draft:
     """
 
     parent: Entry
-    moves: Sequence[Morphism]
+    moves: Sequence[Move]
     genotype: Any
     cost: Cost
 
@@ -104,7 +104,7 @@ class Lemonade(Strategy):
 
     def _first(self, count: int, rng: np.random.Generator) -> list[Trial]:
         seen = self.seen
-        new = [genotype for genotype in self._starts if self.space.decode(genotype).hash not in seen][:count]
+        new = [genotype for genotype in self._starts if self.space.hash(genotype) not in seen][:count]
         costs = self.costs_of(new)
         return [self.trial(i, g, costs[i], self.initial_epochs, rng) for i, g in enumerate(new)]
 
@@ -184,19 +184,19 @@ class Lemonade(Strategy):
 
     def _children(self, parents: Sequence[Entry], seen: set[str], rng: np.random.Generator) -> list[Draft]:
         """A child of each parent, but for those that are known, or beyond a limit; all are then known."""
-        new: list[tuple[Entry, Sequence[Morphism], Any]] = []
+        new: list[tuple[Entry, Sequence[Move], Any]] = []
         for parent in parents:
             moves, genotype = self._varied(self.space.from_json(parent.trial.genotype), rng)
-            key = self.space.decode(genotype).hash
+            key = self.space.hash(genotype)
             if key not in seen:
                 seen.add(key)
                 new.append((parent, moves, genotype))
         costs = self.costs_of([genotype for *_, genotype in new])
         return [Draft(*child, cost) for child, cost in zip(new, costs, strict=True) if self.costs.allows(cost)]
 
-    def _varied(self, genotype: Any, rng: np.random.Generator) -> tuple[list[Morphism], Any]:
+    def _varied(self, genotype: Any, rng: np.random.Generator) -> tuple[list[Move], Any]:
         """One to three random morphisms in a row."""
-        moves: list[Morphism] = []
+        moves: list[Move] = []
         for _ in range(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])):
             proposed = self.space.propose(genotype, rng)
             if proposed is None:

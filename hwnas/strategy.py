@@ -10,7 +10,7 @@ from hwnas.archive import Archive, Entry
 from hwnas.costs import Cost, Costs
 from hwnas.schedule import Schedule
 from hwnas.trial import Init, Result, Trial
-from spaces.morphism import Morphism
+from spaces.move import Move
 from spaces.space import Space
 
 #: Random networks drawn before a space counts as exhausted.
@@ -102,7 +102,7 @@ class Strategy(ABC):
         rng: np.random.Generator,
         *,
         parent: Entry | None = None,
-        moves: Sequence[Morphism] = (),
+        moves: Sequence[Move] = (),
         init: Init = "scratch",
     ) -> Trial:
         """A trial with the books filled in.
@@ -122,7 +122,7 @@ class Strategy(ABC):
         return Trial(
             id=len(self._records) + offset,
             genotype=self.space.to_json(genotype),
-            hash=self.space.decode(genotype).hash,
+            hash=self.space.hash(genotype),
             parent=None if parent is None else parent.trial.id,
             moves=tuple(move.to_json() for move in moves),
             init=init,
@@ -139,7 +139,7 @@ class Strategy(ABC):
         seen = self.seen
         found: list[tuple[Any, Cost]] = []
         for _ in range(MOST_DRAWS // max(1, count)):
-            drawn = {self.space.decode(g).hash: g for g in (self.space.sample(rng) for _ in range(count))}
+            drawn = {self.space.hash(g): g for g in (self.space.sample(rng) for _ in range(count))}
             new = [genotype for key, genotype in drawn.items() if key not in seen]
             seen |= drawn.keys()
             priced = zip(new, self.costs_of(new), strict=True)

@@ -8,36 +8,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from spaces.arch import Arch, Node
 from spaces.channels import segment_at
 from spaces.graph import free_names, is_map, nonnegative, readers, tied_below
-from spaces.morphism import Exact, Morphism, filter_of, segment_refusal, skip_refusal, strung_twice
-from spaces.ops import EPSILON, Add, Concat, Conv, DepthwiseConv, Op, Param
+from spaces.morphism import Morphism, filter_of, segment_refusal, skip_refusal, strung_twice
+from spaces.move import Exact
+from spaces.ops import Add, Concat, Conv, DepthwiseConv, Op
 from spaces.rewrite import Rewrite, Start, identity, remap, splice, swap
-from spaces.state import Tensors
-
-# Starts of new tensors ------------------------------------------------------------------------------------------------
-
-
-def _zeros(param: Param, tensors: Tensors) -> Tensor:
-    return torch.zeros(param.shape, dtype=torch.float64)
-
-
-def _identity_filter(param: Param, tensors: Tensors) -> Tensor:
-    """A convolution that hands every channel on."""
-    weight = torch.zeros(param.shape, dtype=torch.float64)
-    middle = param.shape[-1] // 2
-    channels = torch.arange(param.shape[0])
-    weight[channels, channels if param.shape[1] > 1 else 0, middle, middle] = 1
-    return weight
-
-
-def _unit_gamma(param: Param, tensors: Tensors) -> Tensor:
-    """With mean 0 and variance 1 the norm is then the identity: gamma / sqrt(1 + eps) = 1."""
-    return torch.full(param.shape, (1 + EPSILON) ** 0.5, dtype=torch.float64)
-
+from spaces.starts import identity_filter, unit_gamma, zeros
 
 # Wider ----------------------------------------------------------------------------------------------------------------
 
@@ -139,7 +118,7 @@ def _add_branch(arch: Arch, node: str, source: str, ops: Sequence[Op], seed: int
         branch = [Node(name, op, (read,)) for name, op, read in zip(names, ops, [source, *names], strict=False)]
         nodes = [*branch, Node(total, Add(act), (node, names[-1]))]
         return splice(
-            arch, nodes, dict.fromkeys(readers(arch, node), total), starts={f"{names[-1]}.gamma": _zeros}, seed=seed
+            arch, nodes, dict.fromkeys(readers(arch, node), total), starts={f"{names[-1]}.gamma": zeros}, seed=seed
         )
 
     return start.then(join)
@@ -254,7 +233,7 @@ class SkipConcat(Morphism):
             channels = arch.shapes[self.node][0]
             nodes.append(Node(back, Conv(kernel=1, channels=channels, norm=False, act=None), (joined,)))
             # Zero where it reads the source: only the square part of the identity.
-            starts = {f"{back}.weight": _identity_filter}
+            starts = {f"{back}.weight": identity_filter}
         rewire = dict.fromkeys(readers(arch, self.node), nodes[-1].name)
         return splice(arch, nodes, rewire, starts=starts, seed=self.seed)
 
@@ -287,6 +266,6 @@ class Deepen(Morphism):
             if self.depthwise
             else Conv(kernel=self.kernel, channels=arch.shapes[self.node][0])
         )
-        starts: dict[str, Start] = {f"{name}.weight": _identity_filter, f"{name}.gamma": _unit_gamma}
+        starts: dict[str, Start] = {f"{name}.weight": identity_filter, f"{name}.gamma": unit_gamma}
         rewire = dict.fromkeys(readers(arch, self.node), name)
         return splice(arch, [Node(name, op, (self.node,))], rewire, starts=starts)

@@ -3,26 +3,23 @@
 Here are the base of all morphisms and the conditions that several of them share.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 from spaces.arch import Arch
 from spaces.channels import axes
 from spaces.errors import ArchError, MoveRefused
 from spaces.graph import ancestors, is_map, sources
+from spaces.move import Exact, Move
 from spaces.ops import Concat, Conv, DepthwiseConv, Op
-from spaces.record import check_types
 from spaces.rewrite import Rewrite, canonical
-
-Exact = Literal["train", "eval"] | None
 
 
 @dataclass(frozen=True)
-class Morphism:
-    """Base of all morphisms.
+class Morphism(Move):
+    """Base of all morphisms: moves of an architecture.
 
-    A subclass is a frozen dataclass whose fields hold every choice made, the seed of random tensors included. It states
-    its conditions in :meth:`refusal` and its algebra in :meth:`rewrite`.
+    A subclass states its conditions in :meth:`refusal` and its algebra in :meth:`rewrite`.
 
     Attributes:
         node: Name of the node it acts on, in the canonical architecture.
@@ -34,10 +31,7 @@ class Morphism:
     exact: ClassVar[Exact] = None
 
     def __post_init__(self) -> None:
-        check_types(self, ArchError)
-        seed = getattr(self, "seed", 0)
-        if not 0 <= seed < 2**63:
-            raise ArchError(f"{type(self).__name__}: seed is {seed}, it must be 0 to 2**63 - 1")
+        super().__post_init__()
         kernel = getattr(self, "kernel", 1)
         if kernel < 1 or kernel % 2 == 0:
             raise ArchError(f"{type(self).__name__}: kernel is {kernel}, it must be odd")
@@ -67,10 +61,6 @@ class Morphism:
             return self.rewrite(arch).then(canonical)
         except ArchError as error:
             raise MoveRefused(f"{self} is refused: {error}") from error
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain mapping, ``{"move": name, **fields}``."""
-        return {"move": type(self).__name__, **asdict(self)}
 
 
 def filter_of(op: Op) -> Conv | DepthwiseConv | None:

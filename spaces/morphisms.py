@@ -8,8 +8,10 @@ from typing import Any
 
 from spaces.approximate import Prune, RemoveLayer, RemoveSkip, Separate, ShrinkKernel, SkipIdentity
 from spaces.arch import Arch
+from spaces.cellspace import SetOperation
 from spaces.exact import AddBranch, Deepen, DeepenResidual, GrowKernel, SkipAdd, SkipConcat, Widen
 from spaces.morphism import Morphism
+from spaces.move import Move
 from spaces.record import from_json
 from spaces.rewrite import Rewrite, identity
 
@@ -50,8 +52,8 @@ MORPHISMS: tuple[type[Morphism], ...] = (
 )
 
 
-def move_from_json(data: object) -> Morphism:
-    """The morphism that :meth:`Morphism.to_json` wrote.
+def move_from_json(data: object) -> Move:
+    """The move, of any space, that :meth:`Move.to_json` wrote.
 
     >>> move_from_json({"move": "GrowKernel", "node": "n2"})
     GrowKernel(node='n2')
@@ -59,11 +61,11 @@ def move_from_json(data: object) -> Morphism:
     Raises:
         ArchError: The move or one of its fields is unknown, or a field holds what it cannot.
     """
-    return from_json(data, "move", MORPHISMS)
+    return from_json(data, "move", (*MORPHISMS, SetOperation))
 
 
 def replay(arch: Arch, lineage: Sequence[Mapping[str, Any]]) -> Rewrite:
-    """A lineage, applied to the architecture it started from: the same child and, bit by bit, the same tensors.
+    """A lineage of morphisms, applied to the architecture it started from: bit by bit the same tensors.
 
     Raises:
         ArchError: A step is unknown.
@@ -71,5 +73,5 @@ def replay(arch: Arch, lineage: Sequence[Mapping[str, Any]]) -> Rewrite:
     """
     result = identity(arch)
     for step in lineage:
-        result = result.then(move_from_json(step).apply)
+        result = result.then(from_json(step, "move", MORPHISMS).apply)
     return result

@@ -21,6 +21,7 @@ from spaces.ops import (
     Normalise,
     Op,
     Pool,
+    Zero,
 )
 from spaces.state import Tensors
 
@@ -65,7 +66,7 @@ class Layer(nn.Module):
         )
 
     def _filtered(self, x: Tensor, op: Conv | DepthwiseConv) -> Tensor:
-        bias, stride = None if op.norm else self.bias, op.stride
+        bias, stride = None if op.norm or not op.bias else self.bias, op.stride
         if op.kernel == 1 and stride > 1:
             # Less work, and on a CPU oneDNN's gradient of this one writes outside its memory, in float32, for an odd
             # number of channels-last maps of 8 channels on two threads (seen with torch 2.15).
@@ -98,9 +99,14 @@ class Layer(nn.Module):
             case Normalise():
                 return (x - self.mean[:, None, None]) / self.std[:, None, None]
             case Pool(pool="max") as op:
-                return F.max_pool2d(x, op.kernel, op.stride, op.kernel // 2)
+                # An even window is not padded; rounding up then gives the last one that is cut off.
+                return F.max_pool2d(x, op.kernel, op.stride, op.padding(0)[0], ceil_mode=op.kernel % 2 == 0)
             case Pool() as op:
-                return F.avg_pool2d(x, op.kernel, op.stride, op.kernel // 2, count_include_pad=False)
+                return F.avg_pool2d(
+                    x, op.kernel, op.stride, op.padding(0)[0], ceil_mode=op.kernel % 2 == 0, count_include_pad=False
+                )
+            case Zero():
+                return torch.zeros_like(x)
             case GlobalPool():
                 return x.mean((2, 3))
             case Linear():

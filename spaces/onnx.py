@@ -16,7 +16,21 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from spaces.arch import Arch, Node, canonicalise, rename
-from spaces.ops import EPSILON, Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Norm, Normalise, Pool
+from spaces.ops import (
+    EPSILON,
+    Act,
+    Add,
+    Concat,
+    Conv,
+    DepthwiseConv,
+    GlobalPool,
+    Linear,
+    Norm,
+    Normalise,
+    Pool,
+    Shape,
+    Zero,
+)
 from spaces.state import Tensors
 
 #: The oldest operator set that has all we write, and a file version every runtime since 2022 reads.
@@ -56,7 +70,8 @@ def to_onnx(
         canonical, names = canonicalise(arch, lambda name: _bytes(arrays, arch, arch[name]))
         values = {rename(names, key): array for key, array in arrays.items()}
     for node in canonical.nodes[1:]:
-        _write(graph, node, {short: values[f"{node.name}.{short}"] for short in _shorts(canonical, node)})
+        shape, *_ = canonical.input_shapes(node.name)
+        _write(graph, node, shape, {short: values[f"{node.name}.{short}"] for short in _shorts(canonical, node)})
     graph.nodes[-1].output[0] = "logits"
     image = canonical.image
     n: int | str = "N" if batch is None else batch
@@ -117,7 +132,8 @@ class _Graph:
                 self.add("Mul", [source, self.add("Sigmoid", [source], f"{output}/sigmoid")], output)
 
 
-def _write(graph: _Graph, node: Node, arrays: Mapping[str, Array]) -> None:
+def _write(graph: _Graph, node: Node, shape: Shape, arrays: Mapping[str, Array]) -> None:
+    """One node; `shape` is that of its first input."""
     name, op = node.name, node.op
     inputs = ["image" if source == "n0" else source for source in node.inputs]
     act = getattr(op, "act", None)
@@ -128,10 +144,10 @@ def _write(graph: _Graph, node: Node, arrays: Mapping[str, Array]) -> None:
             std = graph.constant(f"{name}.std", arrays["std"].reshape(1, -1, 1, 1))
             graph.add("Div", [graph.add("Sub", [*inputs, mean], f"{name}/centred"), std], name)
         case Conv() | DepthwiseConv():
-            weight, bias = _folded(arrays) if op.norm else (arrays["weight"], arrays["bias"])
-            constants = [graph.constant(f"{name}.weight", weight), graph.constant(f"{name}.bias", bias)]
-            group = weight.shape[0] if isinstance(op, DepthwiseConv) else 1
-            graph.add("Conv", inputs + constants, before_act, group=group, **_window(op.kernel, op.stride))
+            filters = _folded(arrays) if op.norm else arrays
+            constants = [graph.constant(f"{name}.{short}", values) for short, values in filters.items()]
+            group = arrays["weight"].shape[0] if isinstance(op, DepthwiseConv) else 1
+            graph.add("Conv", inputs + constants, before_act, group=group, **_window(op))
             graph.activation(act, before_act, name)
         case Add():
             total, *rest = inputs
@@ -149,9 +165,11 @@ def _write(graph: _Graph, node: Node, arrays: Mapping[str, Array]) -> None:
             )
             graph.add("Add", [graph.add("Mul", [*inputs, factor], f"{name}/scaled"), shift], name)
         case Pool(pool="max"):
-            graph.add("MaxPool", inputs, name, **_window(op.kernel, op.stride))
+            graph.add("MaxPool", inputs, name, **_pooled(op, shape))
         case Pool():
-            graph.add("AveragePool", inputs, name, count_include_pad=0, **_window(op.kernel, op.stride))
+            graph.add("AveragePool", inputs, name, count_include_pad=0, **_pooled(op, shape))
+        case Zero():
+            graph.add("Mul", [*inputs, graph.constant(f"{name}.zero", np.zeros(1, np.float32))], name)
         case GlobalPool():
             graph.add("Flatten", [graph.add("GlobalAveragePool", inputs, f"{name}/mean")], name, axis=1)
         case Linear():
@@ -161,12 +179,12 @@ def _write(graph: _Graph, node: Node, arrays: Mapping[str, Array]) -> None:
             raise AssertionError(f"no ONNX for {other}")
 
 
-def _folded(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+def _folded(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Weight and bias of a convolution and its norm in one; the products are float64 and never stored as such."""
     scale, bias = _affine(arrays)
     weight = np.empty(arrays["weight"].shape, np.float32)
     np.multiply(arrays["weight"], scale[:, None, None, None], out=weight, casting="same_kind")
-    return weight, bias
+    return {"weight": weight, "bias": bias}
 
 
 def _affine(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -176,5 +194,10 @@ def _affine(arrays: Mapping[str, Array]) -> tuple[Array, Array]:
     return scale, beta - mean * scale
 
 
-def _window(kernel: int, stride: int) -> dict[str, Any]:
-    return {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
+def _window(op: Conv | DepthwiseConv) -> dict[str, Any]:
+    return {"kernel_shape": [op.kernel] * 2, "strides": [op.stride] * 2, "pads": [op.kernel // 2] * 4}
+
+
+def _pooled(op: Pool, shape: Shape) -> dict[str, Any]:
+    before, after = zip(*(op.padding(size) for size in shape[1:]), strict=True)
+    return {"kernel_shape": [op.kernel] * 2, "strides": [op.stride] * 2, "pads": [*before, *after]}

@@ -6,7 +6,7 @@ rest of the project needs to know about it. Shapes leave out the batch: ``(chann
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from math import prod
 from typing import Any, ClassVar
@@ -97,8 +97,12 @@ class Op:
         return 0
 
     def to_json(self) -> dict[str, Any]:
-        """A plain mapping, ``{"op": name, **fields}``."""
-        return {"op": type(self).__name__, **asdict(self)}
+        """A plain mapping, ``{"op": name, **fields}``.
+
+        Fields that can be given by keyword only were added later; left out at their default, they change no hash.
+        """
+        kept = [f.name for f in fields(self) if not f.kw_only or getattr(self, f.name) != f.default]
+        return {"op": type(self).__name__, **{name: getattr(self, name) for name in kept}}
 
 
 @dataclass(frozen=True)
@@ -142,29 +146,40 @@ class Normalise(Op):
 
 @dataclass(frozen=True)
 class _Filter(Op):
-    """What dense and depthwise convolutions share: kernel, stride, and the norm and activation that follow."""
+    """What dense and depthwise convolutions share: kernel, stride, and what follows: norm or bias, and activation.
+
+    Attributes:
+        kernel: Side of the window.
+        stride: Step of the window.
+        norm: Whether a batch norm follows.
+        act: The activation after it, or None.
+        bias: Whether there is a bias where no norm follows; with one it would change nothing.
+    """
 
     kernel: int = 3
     stride: int = 1
     norm: bool = True
     act: str | None = "relu"
+    bias: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, kernel=self.kernel, stride=self.stride)
         if self.kernel % 2 == 0:
             raise ArchError(f"{type(self).__name__}: kernel is {self.kernel}, it must be odd")
+        if self.norm and not self.bias:
+            raise ArchError(f"{type(self).__name__}: bias is False, but the norm has a shift; set norm to False, too")
         _known_activation(self, self.act)
 
     def _weight(self, channels: int) -> Param:
         raise NotImplementedError
 
     def params(self, inputs: Sequence[Shape]) -> dict[str, Param]:
-        """``weight``, then ``gamma, beta, mean, var`` of the batch norm, or ``bias`` where there is none."""
+        """``weight``, then ``gamma, beta, mean, var`` of the batch norm, or ``bias`` where there is one."""
         weight = self._weight(inputs[0][0])
         channels = weight.shape[0]
-        after = _norm_params(channels) if self.norm else {"bias": Param((channels,), ("out",), "zeros")}
-        return {"weight": weight, **after}
+        bias = {"bias": Param((channels,), ("out",), "zeros")} if self.bias else {}
+        return {"weight": weight, **(_norm_params(channels) if self.norm else bias)}
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         """``(out channels, ceil(h / stride), ceil(w / stride))``."""
@@ -266,7 +281,10 @@ class Concat(Op):
 
 @dataclass(frozen=True)
 class Pool(Op):
-    """Maximum or average over a window; padding counts in neither."""
+    """Maximum or average over a window; padding counts in neither.
+
+    An odd window is centred, one as large as its stride begins where the one before ends; the last may be cut off.
+    """
 
     pool: str = "max"
     kernel: int = 3
@@ -277,14 +295,30 @@ class Pool(Op):
         _positive(self, kernel=self.kernel, stride=self.stride)
         if self.pool not in ("max", "avg"):
             raise ArchError(f"Pool: pool is {self.pool!r}, it must be 'max' or 'avg'")
-        if self.kernel % 2 == 0:
-            raise ArchError(f"Pool: kernel is {self.kernel}, it must be odd")
+        if self.kernel % 2 == 0 and self.kernel != self.stride:
+            raise ArchError(f"Pool: kernel is {self.kernel}, it must be odd, or equal to the stride of {self.stride}")
+
+    def padding(self, size: int) -> tuple[int, int]:
+        """Padding before and after a side of a map, so that ``ceil(size / stride)`` windows fit."""
+        if self.kernel % 2:
+            return self.kernel // 2, self.kernel // 2
+        return 0, -size % self.stride
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         """``(channels, ceil(h / stride), ceil(w / stride))``."""
         _spatial(self, inputs[0])
         channels, height, width = inputs[0]
         return (channels, _strided(height, self.stride), _strided(width, self.stride))
+
+
+@dataclass(frozen=True)
+class Zero(Op):
+    """Zeros of the input's shape: what a cell without a way through gives."""
+
+    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """The input's, which must be a map."""
+        _spatial(self, inputs[0])
+        return inputs[0]
 
 
 @dataclass(frozen=True)
@@ -336,7 +370,20 @@ def _known_activation(op: Op, act: str | None) -> None:
         raise ArchError(f"{type(op).__name__}: act is {act!r}, it must be one of {', '.join(ACTIVATIONS)}")
 
 
-OPS: tuple[type[Op], ...] = (Input, Normalise, Conv, DepthwiseConv, Norm, Act, Add, Concat, Pool, GlobalPool, Linear)
+OPS: tuple[type[Op], ...] = (
+    Input,
+    Normalise,
+    Conv,
+    DepthwiseConv,
+    Norm,
+    Act,
+    Add,
+    Concat,
+    Pool,
+    Zero,
+    GlobalPool,
+    Linear,
+)
 
 
 def op_from_json(data: object) -> Op:

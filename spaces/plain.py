@@ -12,7 +12,7 @@ import numpy as np
 
 from spaces.arch import Arch, chain
 from spaces.channels import axes
-from spaces.errors import SpecError
+from spaces.errors import MoveRefused, SpecError
 from spaces.graph import ancestors
 from spaces.morphisms import (
     AddBranch,
@@ -30,9 +30,10 @@ from spaces.morphisms import (
     SkipIdentity,
     Widen,
 )
+from spaces.move import Move
 from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Normalise, Op
 from spaces.record import check_types
-from spaces.space import Child, Space
+from spaces.space import Child, Choose, Space
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,20 @@ class PlainSpace(Space[Arch]):
         convs = rng.integers(1, 4, self.stages).tolist()
         return self.plain(widths, convs, kernel, separable=self.separable and rng.random() < 0.4)
 
+    def compose(self, choose: Choose) -> Arch:
+        """A chain: width and number of convolutions of each stage, and for all of them kernel and style."""
+        steps = int(2 * np.log2(self.max_width / self.min_width)) + 1  # each wider than the one before by the root of 2
+        drawn = self.min_width * 2 ** (np.arange(steps) / 2)
+        widths = np.unique((drawn / self.width_step).round() * self.width_step).clip(self.min_width, self.max_width)
+        grid = [int(width) for width in np.unique(widths)]
+        kernels = [kernel for kernel in (3, 5, 7) if kernel <= self.max_kernel] or [1]
+        return self.plain(
+            [choose(f"width{stage}", grid) for stage in range(self.stages)],
+            [choose(f"convs{stage}", (1, 2, 3)) for stage in range(self.stages)],
+            choose("kernel", kernels),
+            separable=choose("separable", (False, True)) if self.separable else False,
+        )
+
     def decode(self, genotype: Arch) -> Arch:
         """The genotype itself."""
         return genotype
@@ -152,10 +167,12 @@ class PlainSpace(Space[Arch]):
         """Every applicable move of every kind that the space allows."""
         return _moves(self, genotype)
 
-    def apply(self, genotype: Arch, move: Morphism) -> Child[Arch]:
+    def apply(self, genotype: Arch, move: Move) -> Child[Arch]:
         """The child, canonical."""
+        if not isinstance(move, Morphism):
+            raise MoveRefused(f"{move} is refused: it is no move of an architecture")
         rewrite = move.apply(genotype)
-        return Child(rewrite.arch, rewrite.transfer, rewrite.new, move.exact)
+        return Child(rewrite.arch, move.exact, lambda: rewrite)
 
     def refusal(self, genotype: Arch) -> str | None:
         """Depth, width, kernel and parameter bounds, in this order."""

@@ -73,6 +73,12 @@ def canonical(arch: Arch) -> Rewrite:
     return Rewrite(child, lambda state: state.renamed(names), names)
 
 
+def from_canonical(arch: Arch) -> Rewrite:
+    """From the canonical form of an architecture back to its own names and order."""
+    names = {new: old for old, new in canonicalise(arch)[1].items()}
+    return Rewrite(arch, lambda state: state.renamed(names), names)
+
+
 def _transfer(child: Arch, rebuild: Callable[[Tensors, Tensors], Tensors]) -> Transfer:
     """The transfer to a child, from a function on one slot.
 

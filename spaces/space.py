@@ -1,17 +1,26 @@
 """`Space`: what can be built. A genotype, how it becomes an architecture, and how it moves."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from spaces.arch import Arch
-from spaces.morphism import Exact, Morphism
-from spaces.rewrite import Transfer
+from spaces.move import Exact, Move
+from spaces.rewrite import Rewrite, Transfer
 
 G = TypeVar("G")
+T = TypeVar("T")
+
+
+class Choose(Protocol):
+    """Settles one named choice between some options; the same name always comes with the same options."""
+
+    def __call__(self, name: str, options: Sequence[T]) -> T:
+        """One of the options."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +29,28 @@ class Child(Generic[G]):
 
     Attributes:
         genotype: The child's.
-        transfer: State of the parent's canonical network -> state of the child's; pure.
-        new: Nodes of the child's canonical network that the parent's lacks.
         exact: How far the child computes what its parent did.
+        rewrite: The change from the parent's canonical network to the child's; made when it is first asked for, since
+            most children are rejected before.
     """
 
     genotype: G
-    transfer: Transfer
-    new: frozenset[str]
     exact: Exact
+    rewrite: Callable[[], Rewrite]
+
+    @cached_property
+    def _rewrite(self) -> Rewrite:
+        return self.rewrite()
+
+    @property
+    def transfer(self) -> Transfer:
+        """State of the parent's canonical network -> state of the child's; pure."""
+        return self._rewrite.transfer
+
+    @property
+    def new(self) -> frozenset[str]:
+        """Nodes of the child's canonical network that the parent's lacks."""
+        return self._rewrite.new
 
 
 class Space(ABC, Generic[G]):
@@ -43,15 +65,23 @@ class Space(ABC, Generic[G]):
         """A random genotype of the space, for random search."""
 
     @abstractmethod
+    def compose(self, choose: Choose) -> G:
+        """A genotype by named choices, for searches over a fixed list of parameters; it may break a bound."""
+
+    @abstractmethod
     def decode(self, genotype: G) -> Arch:
         """The canonical architecture."""
 
+    def hash(self, genotype: G) -> str:
+        """Identity of the network that a genotype stands for."""
+        return self.decode(genotype).hash
+
     @abstractmethod
-    def moves(self, genotype: G) -> Sequence[Morphism]:
+    def moves(self, genotype: G) -> Sequence[Move]:
         """All moves that are applicable; their seeds are to be set by who picks one."""
 
     @abstractmethod
-    def apply(self, genotype: G, move: Morphism) -> Child[G]:
+    def apply(self, genotype: G, move: Move) -> Child[G]:
         """The child of a move.
 
         Raises:
@@ -70,13 +100,17 @@ class Space(ABC, Generic[G]):
     def from_json(self, data: Any) -> G:
         """The genotype that :meth:`to_json` wrote."""
 
-    def propose(self, genotype: G, rng: np.random.Generator, tries: int = 50) -> tuple[Morphism, Child[G]] | None:
+    def cross(self, one: G, other: G, rng: np.random.Generator) -> G:
+        """A genotype with parts of two others; where a space cannot tell what parts are, one of the two."""
+        return one if rng.random() < 0.5 else other
+
+    def propose(self, genotype: G, rng: np.random.Generator, tries: int = 50) -> tuple[Move, Child[G]] | None:
         """A random move that stays within the bounds: first the kind is drawn, then one of that kind.
 
         Returns:
             The move and the child, or None if `tries` draws found none.
         """
-        kinds: dict[str, list[Morphism]] = {}
+        kinds: dict[str, list[Move]] = {}
         for move in self.moves(genotype):
             kinds.setdefault(type(move).__name__, []).append(move)
         names = sorted(kinds)
@@ -89,6 +123,6 @@ class Space(ABC, Generic[G]):
         return None
 
 
-def seeded(move: Morphism, seed: int) -> Morphism:
+def seeded(move: Move, seed: int) -> Move:
     """The move with its random tensors drawn from a seed; moves without random tensors stay as they are."""
     return replace(move, seed=seed) if hasattr(move, "seed") else move  # type: ignore[call-arg]

@@ -19,7 +19,7 @@ from spaces.morphisms import (
     Widen,
 )
 from spaces.network import Network
-from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Norm, Normalise, Pool
+from spaces.ops import Act, Add, Concat, Conv, DepthwiseConv, GlobalPool, Input, Linear, Norm, Normalise, Pool, Zero
 from spaces.state import State, initial_state
 
 KERNELS = st.sampled_from([3, 1, 5])
@@ -72,16 +72,23 @@ def archs(draw, steps=9):
 
 
 def convs():
-    return st.builds(Conv, KERNELS, STRIDES, st.sampled_from([True, True, False]), ACTS, WIDTHS)
+    return _followed(lambda norm, bias: st.builds(Conv, KERNELS, STRIDES, norm, ACTS, WIDTHS, bias=bias))
 
 
 def depthwise():
-    return st.builds(DepthwiseConv, KERNELS, STRIDES, st.sampled_from([True, True, False]), ACTS)
+    return _followed(lambda norm, bias: st.builds(DepthwiseConv, KERNELS, STRIDES, norm, ACTS, bias=bias))
+
+
+def _followed(of):
+    """Convolutions with a norm, with a bias, or with neither."""
+    return st.one_of(
+        *(of(st.just(norm), st.just(bias)) for norm, bias in [(True, True), (False, True), (False, False)])
+    )
 
 
 def _grow(draw, draft, maps):
     source = draw(st.sampled_from(maps[::-1]))
-    kind = draw(st.sampled_from(["conv", "add", "concat", "depthwise", "act", "norm", "pool"]))
+    kind = draw(st.sampled_from(["conv", "add", "concat", "depthwise", "act", "norm", "pool", "zero"]))
     shape = draft.shapes[source]
     match kind:
         case "conv":
@@ -93,7 +100,10 @@ def _grow(draw, draft, maps):
         case "norm":
             return draft.add(Norm(), source)
         case "pool":
-            return draft.add(Pool(draw(st.sampled_from(["max", "avg"])), draw(KERNELS), draw(STRIDES)), source)
+            windows = st.one_of(st.tuples(KERNELS, STRIDES), st.sampled_from([(2, 2), (4, 4)]))
+            return draft.add(Pool(draw(st.sampled_from(["max", "avg"])), *draw(windows)), source)
+        case "zero":
+            return draft.add(Zero(), source)
         case "concat":
             fitting = [name for name in maps if draft.shapes[name][1:] == shape[1:]]
             return draft.add(Concat(), source, *draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=2)))

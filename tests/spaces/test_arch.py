@@ -25,6 +25,7 @@ from spaces.ops import (
     Norm,
     Normalise,
     Pool,
+    Zero,
     op_from_json,
 )
 from tests.spaces.nets import archs, net, shuffled
@@ -52,7 +53,8 @@ CONV = Conv(channels=4)
         (lambda: Act("gelu"), "Act: act is 'gelu', it must be one of relu, hardswish, silu"),
         (lambda: Add("gelu"), "Add: act is 'gelu', it must be one of relu, hardswish, silu"),
         (lambda: Pool("median"), "Pool: pool is 'median', it must be 'max' or 'avg'"),
-        (lambda: Pool(kernel=2), "Pool: kernel is 2, it must be odd"),
+        (lambda: Pool(kernel=4), "Pool: kernel is 4, it must be odd, or equal to the stride of 2"),
+        (lambda: Conv(channels=4, bias=False), "Conv: bias is False, but the norm has a shift; set norm to False, too"),
         (lambda: Pool(stride=0), "Pool: stride is 0, it must be a whole number of at least 1"),
         (lambda: Input(3, 8, 0), "Input: width is 0, it must be a whole number of at least 1"),
         (lambda: Linear(0), "Linear: features is 0, it must be a whole number of at least 1"),
@@ -86,6 +88,9 @@ def test_an_op_that_cannot_be_says_why(make, why):
         Add("relu"),
         Concat(),
         Pool("avg", 5, 1),
+        Pool("max", 2, 2),
+        Zero(),
+        Conv(channels=3, norm=False, bias=False),
         GlobalPool(),
         Linear(7),
     ],
