@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hwnas.baseline import RandomSearch as RandomSearch
     from hwnas.executor import Executor as Executor
     from hwnas.lemonade import Lemonade as Lemonade
     from hwnas.manifest import Manifest as Manifest
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hwnas.selection import select as select
     from hwnas.spec import Spec as Spec
     from hwnas.store import Store as Store
-    from hwnas.strategy import RandomSearch as RandomSearch
     from hwnas.strategy import Strategy as Strategy
     from hwnas.study import Study as Study
     from hwnas.trial import Result as Result
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from objectives.data import load_data as load_data
     from objectives.recipe import Recipe as Recipe
     from spaces.arch import Arch as Arch
+    from spaces.cellspace import CellSpace as CellSpace
     from spaces.errors import HwnasError as HwnasError
     from spaces.network import Network as Network
     from spaces.onnx import to_onnx as to_onnx
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 #: Public name -> where it lives. Imported on first use: ``hwnas --help`` and `Spec` need neither torch nor ONNX.
 _HOMES = {
     "Arch": "spaces.arch",
+    "CellSpace": "spaces.cellspace",
     "Deployment": "latency",
     "Executor": "hwnas.executor",
     "HwnasError": "spaces.errors",
@@ -52,7 +54,7 @@ _HOMES = {
     "Manifest": "hwnas.manifest",
     "Network": "spaces.network",
     "PlainSpace": "spaces.plain",
-    "RandomSearch": "hwnas.strategy",
+    "RandomSearch": "hwnas.baseline",
     "Recipe": "objectives.recipe",
     "Result": "hwnas.trial",
     "Space": "spaces.space",

@@ -33,6 +33,12 @@ class Entry:
         return float(self.result.info.get("stderr", 0.0))
 
 
+def matrix(entries: Sequence[Entry], names: Sequence[str]) -> pareto.Points:
+    """Values of some entries, one row each, in the order of `names`."""
+    rows = [[entry.values[name] for name in names] for entry in entries]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+
+
 class Archive:
     """One entry per network (a network trained on replaces its earlier self), unbounded.
 
@@ -54,9 +60,7 @@ class Archive:
 
     def matrix(self, names: Sequence[str] | None = None) -> pareto.Points:
         """Values of all entries, one row each, in the order of `names` (by default all objectives)."""
-        names = self.objectives if names is None else names
-        rows = [[entry.values[name] for name in names] for entry in self.entries]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+        return matrix(self.entries, self.objectives if names is None else names)
 
     def front(self) -> "Archive":
         """The entries that no other dominates."""

@@ -21,11 +21,13 @@ class Box:
         objectives: Names, in the order of the columns.
         ideal: Best corner, in units of the objectives.
         reference: Worst corner; what lies beyond it counts for nothing.
+        logarithmic: Whether costs count as logarithms, and not as they are.
     """
 
     objectives: tuple[str, ...]
     ideal: tuple[float, ...]
     reference: tuple[float, ...]
+    logarithmic: bool = True
 
     @classmethod
     def around(
@@ -44,7 +46,8 @@ class Box:
             if name != "error":
                 values = [cost[name].value for cost in starts]
                 corners[name] = (min(values) / 10**DECADES, limits.get(name, max(values) * 10**DECADES))
-        return cls(tuple(objectives), *zip(*(corners[name] for name in objectives), strict=True))
+        ideal, reference = zip(*(corners[name] for name in objectives), strict=True)
+        return cls(tuple(objectives), ideal, reference)
 
     def volume(self, values: pareto.Points) -> float:
         """Share of the box, 0..1, that rows of objective values dominate.
@@ -55,21 +58,27 @@ class Box:
         """
         if len(values) == 0:
             return 0.0
-        low, high = self._logs([self.ideal])[0], self._logs([self.reference])[0]
-        return pareto.hypervolume(np.maximum((self._logs(values) - low) / (high - low), 0), np.ones(len(low)))
+        return pareto.hypervolume(self.unit(values), np.ones(len(self.objectives)))
 
-    def _logs(self, values: Any) -> pareto.Points:
-        logs = np.array(values, dtype=np.float64)
+    def unit(self, values: Any) -> pareto.Points:
+        """Rows of objective values in terms of the box: 0 is its best corner (or better), 1 its worst."""
+        low, high = self._scaled([self.ideal])[0], self._scaled([self.reference])[0]
+        unit: pareto.Points = np.maximum((self._scaled(values) - low) / (high - low), 0)
+        return unit
+
+    def _scaled(self, values: Any) -> pareto.Points:
+        scaled = np.array(values, dtype=np.float64)
         for column, name in enumerate(self.objectives):
-            if name != "error":
-                logs[:, column] = np.log10(logs[:, column])
-        return logs
+            if name != "error" and self.logarithmic:
+                scaled[:, column] = np.log10(scaled[:, column])
+        return scaled
 
     def to_json(self) -> dict[str, Any]:
         """A plain mapping."""
-        return {key: list(value) for key, value in asdict(self).items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Sequence[Any]]) -> Self:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The box that :meth:`to_json` wrote."""
-        return cls(**{key: tuple(value) for key, value in data.items()})
+        objectives, ideal, reference = (tuple(data[key]) for key in ("objectives", "ideal", "reference"))
+        return cls(objectives, ideal, reference, data.get("logarithmic", True))

@@ -1,41 +1,23 @@
 """LEMONADE: multi-objective evolution by network morphisms (Elsken, Metzen, Hutter, ICLR 2019)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hwnas.archive import Archive, Entry
-from hwnas.costs import Cost, Costs
-from hwnas.density import effective_size, rarity
+from hwnas.costs import Costs
+from hwnas.density import Points, effective_size, rarity
 from hwnas.limits import starts_within
 from hwnas.schedule import Schedule
-from hwnas.strategy import Strategy
-from hwnas.trial import Trial
+from hwnas.strategy import Draft, Strategy
+from hwnas.trial import Init, Trial
 from spaces.move import Move
 from spaces.space import Space
 
 #: Rounds of proposals before a space counts as exhausted.
 MOST_ROUNDS = 20
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A child that is judged on cheap objectives alone.
-
-    Attributes:
-        parent: Whose weights it inherits, if it is trained.
-        moves: How it comes from there.
-        genotype: The child.
-        cost: Its cheap objectives.
-    """
-
-    parent: Entry
-    moves: Sequence[Move]
-    genotype: Any
-    cost: Cost
 
 
 class Lemonade(Strategy):
@@ -90,23 +72,18 @@ class Lemonade(Strategy):
 
     def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
         """What the space begins with, then children and revisited networks."""
-        if first := self._first(count, rng):
-            return first
+        seen = self.seen
+        starts = [genotype for genotype in self._starts if self.space.hash(genotype) not in seen][:count]
+        if starts:
+            return self.trials(self.fresh([(start, None, ()) for start in starts], seen), self.initial_epochs, rng)
         front = self.archive.front().foremost(self.max_parents)
         if not front.entries:  # all that were trained have failed, or none has a result yet
-            return self.sampled(count, self.initial_epochs, rng)
+            return self.trials(self.sampled(count, seen, rng), self.initial_epochs, rng)
         again = self._revisited(front, int(rng.binomial(count, self.revisit)))
-        drafts = self._drafts(front, max(1, count - len(again)), rng)
+        drafts = self.drafts(front, max(1, count - len(again)), rng)
         if not drafts:  # the space is exhausted; to go on with what is known would hide that
             return []
-        trials = [self._continued(i, entry, rng) for i, entry in enumerate(again)]
-        return trials + self._accepted(front, drafts, count - len(again), len(again), rng)
-
-    def _first(self, count: int, rng: np.random.Generator) -> list[Trial]:
-        seen = self.seen
-        new = [genotype for genotype in self._starts if self.space.hash(genotype) not in seen][:count]
-        costs = self.costs_of(new)
-        return [self.trial(i, g, costs[i], self.initial_epochs, rng) for i, g in enumerate(new)]
+        return self._continued(again, rng) + self.accepted(front, drafts, count - len(again), len(again), rng)
 
     @cached_property
     def _starts(self) -> list[Any]:
@@ -128,31 +105,26 @@ class Lemonade(Strategy):
 
     def _in_doubt(self, front: Archive) -> list[bool]:
         """Whether another network, which costs no more, has an error within one standard error of that of each."""
-        cheap, error = self._cheap, ["error"]
+        cheap, error = self.costs.names, ["error"]
         no_dearer = (self.archive.matrix(cheap) <= front.matrix(cheap)[:, None]).all(axis=2)
         distance = np.abs(self.archive.matrix(error).T - front.matrix(error))
         stderr = np.array([[entry.stderr] for entry in front.entries])
         near: list[int] = (no_dearer & (distance <= stderr)).sum(axis=1).tolist()
         return [count > 1 for count in near]  # each is near itself
 
-    @property
-    def _cheap(self) -> list[str]:
-        return [objective.name for objective in self.costs.objectives]
+    def _continued(self, entries: Sequence[Entry], rng: np.random.Generator) -> list[Trial]:
+        genotypes = [self.space.from_json(entry.trial.genotype) for entry in entries]
+        known = zip(genotypes, self.costs.of(genotypes), entries, strict=True)
+        return self.trials([Draft(*one) for one in known], self.epochs, rng, init="checkpoint")
 
-    def _continued(self, offset: int, entry: Entry, rng: np.random.Generator) -> Trial:
-        genotype = self.space.from_json(entry.trial.genotype)
-        (cost,) = self.costs_of([genotype])
-        return self.trial(offset, genotype, cost, self.epochs, rng, parent=entry, init="checkpoint")
-
-    def _drafts(self, front: Archive, count: int, rng: np.random.Generator) -> list[Draft]:
+    def drafts(self, front: Archive, count: int, rng: np.random.Generator) -> list[Draft]:
         """New networks within the limits, one at least for each that is to be trained, unless they cannot be found."""
-        population = front.matrix(self._cheap)
-        chances = rarity(population, population, paper=self.paper_density)
+        chances = self.chances(front, front.matrix(self.costs.names))
         drafts: list[Draft] = []
         seen = self.seen
         for _ in range(MOST_ROUNDS):
             parents = rng.choice(len(front), size=self.proposals * (count - len(drafts)), p=chances)
-            drafts += self._children([front.entries[i] for i in parents], seen, rng)
+            drafts += self.fresh((self._child(front.entries[i], rng) for i in parents), seen)
             if len(drafts) >= count:
                 break
         self.note = (
@@ -161,41 +133,32 @@ class Lemonade(Strategy):
         )
         return drafts
 
-    def _accepted(
+    def accepted(
         self, front: Archive, drafts: Sequence[Draft], count: int, offset: int, rng: np.random.Generator
     ) -> list[Trial]:
         """As many as are to be trained, drawn where the cheap objectives are rare."""
-        values = np.array([[draft.cost[name].value for name in self._cheap] for draft in drafts])
-        chances = rarity(front.matrix(self._cheap), values, paper=self.paper_density)
-        chosen = rng.choice(len(drafts), min(count, len(drafts)), replace=False, p=chances).tolist()
-        return [
-            self.trial(
-                place,
-                drafts[i].genotype,
-                drafts[i].cost,
-                self.epochs,
-                rng,
-                parent=drafts[i].parent,
-                moves=drafts[i].moves,
-                init="parent" if self.inherit else "scratch",
-            )
-            for place, i in enumerate(chosen, start=offset)
-        ]
+        chances = self.chances(front, self.cheap(drafts))
+        chosen = rng.choice(len(drafts), min(count, len(drafts)), replace=False, p=chances)
+        return self.children([drafts[i] for i in chosen], offset, rng)
 
-    def _children(self, parents: Sequence[Entry], seen: set[str], rng: np.random.Generator) -> list[Draft]:
-        """A child of each parent, but for those that are known, or beyond a limit; all are then known."""
-        new: list[tuple[Entry, Sequence[Move], Any]] = []
-        for parent in parents:
-            moves, genotype = self._varied(self.space.from_json(parent.trial.genotype), rng)
-            key = self.space.hash(genotype)
-            if key not in seen:
-                seen.add(key)
-                new.append((parent, moves, genotype))
-        costs = self.costs_of([genotype for *_, genotype in new])
-        return [Draft(*child, cost) for child, cost in zip(new, costs, strict=True) if self.costs.allows(cost)]
+    def children(
+        self, drafts: Sequence[Draft], offset: int, rng: np.random.Generator, configs: Sequence[dict[str, Any]] = ()
+    ) -> list[Trial]:
+        """Trials of drafts that are to be trained; see :meth:`Strategy.trials`."""
+        init: Init = "parent" if self.inherit else "scratch"
+        return self.trials(drafts, self.epochs, rng, init=init, offset=offset, configs=configs)
 
-    def _varied(self, genotype: Any, rng: np.random.Generator) -> tuple[list[Move], Any]:
-        """One to three random morphisms in a row."""
+    def chances(self, front: Archive, candidates: Points) -> Points:
+        """Probability of drawing each of some networks, by their cheap objectives."""
+        return rarity(front.matrix(self.costs.names), candidates, paper=self.paper_density)
+
+    def cheap(self, drafts: Sequence[Draft]) -> Points:
+        """Cheap objectives of drafts, a row each."""
+        return np.array([[draft.cost[name].value for name in self.costs.names] for draft in drafts])
+
+    def _child(self, parent: Entry, rng: np.random.Generator) -> tuple[Any, Entry, list[Move]]:
+        """What one to three random morphisms in a row make of a network."""
+        genotype = self.space.from_json(parent.trial.genotype)
         moves: list[Move] = []
         for _ in range(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])):
             proposed = self.space.propose(genotype, rng)
@@ -204,4 +167,4 @@ class Lemonade(Strategy):
             move, child = proposed
             moves.append(move)
             genotype = child.genotype
-        return moves, genotype
+        return genotype, parent, moves

@@ -20,7 +20,7 @@ def starts_within(space: Space[Any], costs: Costs) -> list[Any]:
         LimitError: None was found; the message gives the smallest values that can be had.
     """
     starts = space.starts()
-    found = costs.of([space.decode(genotype) for genotype in starts])
+    found = costs.of(starts)
     kept = [genotype for genotype, cost in zip(starts, found, strict=True) if costs.allows(cost)]
     return kept or [_feasible(space, costs)]
 
@@ -32,7 +32,7 @@ def _feasible(space: Space[Any], costs: Costs) -> Any:
         LimitError: None was found; the message gives the smallest values that can be had.
     """
     best = _descend(space, costs, costs.excess, enough=1.0)
-    cost = _cost(space, costs, best)
+    (cost,) = costs.of([best])
     if costs.allows(cost):
         return best
     limits = format_limits(costs.limits)
@@ -47,7 +47,7 @@ def _feasible(space: Space[Any], costs: Costs) -> Any:
 
 def _smallest(space: Space[Any], costs: Costs, name: str) -> str:
     """The smallest value of an objective that a way down leads to."""
-    best = _cost(space, costs, _descend(space, costs, lambda cost: cost[name].high))
+    (best,) = costs.of([_descend(space, costs, lambda cost: cost[name].high)])
     return format_quantity(name, float(f"{best[name].high:.4g}"))
 
 
@@ -64,7 +64,7 @@ def _descend(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], eno
     best, around = (math.inf, math.inf), space.starts()
     genotype = around[0]
     for _ in range(MOST_STEPS):
-        ranks = [rank(cost) for cost in costs.of([space.decode(child) for child in around])]
+        ranks = [rank(cost) for cost in costs.of(around)]
         if not ranks or min(ranks) >= best:
             break
         best = max((rank for rank in ranks if rank[0] <= enough), default=min(ranks))
@@ -80,7 +80,3 @@ def _neighbours(space: Space[Any], genotype: Any) -> Iterator[Any]:
         child = space.apply(genotype, move).genotype
         if space.refusal(child) is None:
             yield child
-
-
-def _cost(space: Space[Any], costs: Costs, genotype: Any) -> Cost:
-    return costs.of([space.decode(genotype)])[0]

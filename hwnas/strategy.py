@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,23 @@ from spaces.space import Space
 
 #: Random networks drawn before a space counts as exhausted.
 MOST_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A network that may become a trial, judged on its cheap objectives alone.
+
+    Attributes:
+        genotype: The network.
+        cost: Its cheap objectives.
+        parent: The network it comes from, if any.
+        moves: How.
+    """
+
+    genotype: Any
+    cost: Cost
+    parent: Entry | None = None
+    moves: Sequence[Move] = ()
 
 
 class Strategy(ABC):
@@ -44,8 +62,8 @@ class Strategy(ABC):
         """Up to `count` new trials, made by :meth:`trial`; fewer where there is no more to try."""
 
     def ask(self, count: int) -> list[Trial]:
-        """The next trials, at most `count`; none when the space is exhausted."""
-        trials = self.propose(count, np.random.default_rng([self.seed, len(self._records)]))
+        """The next trials, at most `count`; none when the space is exhausted. Others may be running meanwhile."""
+        trials = self.propose(count, np.random.default_rng([self.seed, len(self._records)])) if count else []
         self._records |= {trial.id: (trial, None) for trial in trials}
         return trials
 
@@ -93,89 +111,80 @@ class Strategy(ABC):
         """Hashes of all networks asked so far."""
         return {trial.hash for trial, _ in self._records.values()}
 
-    def trial(
+    # For subclasses ---------------------------------------------------------------------------------------------------
+
+    def trials(
         self,
-        offset: int,
-        genotype: Any,
-        cost: Cost,
+        drafts: Sequence[Draft],
         epochs: Schedule,
         rng: np.random.Generator,
         *,
-        parent: Entry | None = None,
-        moves: Sequence[Move] = (),
         init: Init = "scratch",
-    ) -> Trial:
-        """A trial with the books filled in.
+        offset: int = 0,
+        configs: Sequence[dict[str, Any]] = (),
+    ) -> list[Trial]:
+        """Trials with the books filled in.
 
         Args:
-            offset: Its place among the trials of this `ask`.
-            genotype: The network.
-            cost: Its cheap objectives.
-            epochs: Passes over the training data, in addition to those that its weights have seen.
-            rng: Draws the trial's seed.
-            parent: The network it comes from.
-            moves: How.
-            init: Where its weights come from.
+            drafts: The networks.
+            epochs: Passes over the training data, in addition to those that their weights have seen.
+            rng: Draws each trial's seed.
+            init: Where their weights come from.
+            offset: How many trials of this `ask` stand before them.
+            configs: For each, what is to be kept with it.
         """
-        cheap = {name: estimate.value for name, estimate in cost.items()}
-        start = parent.epochs if parent is not None and init in ("parent", "checkpoint") else 0.0
-        return Trial(
-            id=len(self._records) + offset,
-            genotype=self.space.to_json(genotype),
-            hash=self.space.hash(genotype),
-            parent=None if parent is None else parent.trial.id,
-            moves=tuple(move.to_json() for move in moves),
-            init=init,
-            fidelity_from=start,
-            fidelity_to=start + epochs.epochs(cheap),
-            seed=int(rng.integers(2**31)),
-            cheap=cheap,
-            snapshot=self.costs.snapshot(),
-            generation=self.generation,
-        )
+        first, generation, snapshot = len(self._records) + offset, self.generation, self.costs.snapshot()
+        found = []
+        for place, draft in enumerate(drafts):
+            cheap = {name: estimate.value for name, estimate in draft.cost.items()}
+            inherits = draft.parent is not None and init in ("parent", "checkpoint")
+            start = draft.parent.epochs if draft.parent is not None and inherits else 0.0
+            trial = Trial(
+                id=first + place,
+                genotype=self.space.to_json(draft.genotype),
+                hash=self.space.hash(draft.genotype),
+                parent=None if draft.parent is None else draft.parent.trial.id,
+                moves=tuple(move.to_json() for move in draft.moves),
+                init=init,
+                config=configs[place] if configs else {},
+                fidelity_from=start,
+                fidelity_to=start + epochs.epochs(cheap),
+                seed=int(rng.integers(2**31)),
+                cheap=cheap,
+                snapshot=snapshot,
+                generation=generation,
+            )
+            found.append(trial)
+        return found
 
-    def sampled(self, count: int, epochs: Schedule, rng: np.random.Generator) -> list[Trial]:
-        """Trials of random networks of the space, new and within the limits, to be trained from scratch."""
-        seen = self.seen
-        found: list[tuple[Any, Cost]] = []
+    def fresh(self, made: Iterable[tuple[Any, Entry | None, Sequence[Move]]], seen: set[str]) -> list[Draft]:
+        """Drafts of networks that are new and within the limits; they are priced together.
+
+        Args:
+            made: Genotypes, each with the parent and the moves that it comes from.
+            seen: Hashes of networks that are not new; those made are added.
+        """
+        new = []
+        for genotype, parent, moves in made:
+            key = self.space.hash(genotype)
+            if key not in seen:
+                seen.add(key)
+                new.append((genotype, parent, moves))
+        costs = self.costs.of([genotype for genotype, *_ in new])
+        drafts = [Draft(g, cost, parent, moves) for (g, parent, moves), cost in zip(new, costs, strict=True)]
+        return [draft for draft in drafts if self.costs.allows(draft.cost)]
+
+    def sampled(self, count: int, seen: set[str], rng: np.random.Generator) -> list[Draft]:
+        """Up to `count` random networks of the space, new and within the limits.
+
+        Args:
+            count: How many.
+            seen: Hashes of networks that are not new; those drawn are added.
+            rng: Draws them.
+        """
+        found: list[Draft] = []
         for _ in range(MOST_DRAWS // max(1, count)):
-            drawn = {self.space.hash(g): g for g in (self.space.sample(rng) for _ in range(count))}
-            new = [genotype for key, genotype in drawn.items() if key not in seen]
-            seen |= drawn.keys()
-            priced = zip(new, self.costs_of(new), strict=True)
-            found += [(genotype, cost) for genotype, cost in priced if self.costs.allows(cost)]
             if len(found) >= count:
                 break
-        return [self.trial(i, genotype, cost, epochs, rng) for i, (genotype, cost) in enumerate(found[:count])]
-
-    def costs_of(self, genotypes: Sequence[Any]) -> list[Cost]:
-        """The cost of each."""
-        return self.costs.of([self.space.decode(genotype) for genotype in genotypes])
-
-
-class RandomSearch(Strategy):
-    """Random networks of the space that keep the limits, each trained from scratch.
-
-    Args:
-        space: See `Strategy`.
-        costs: See `Strategy`.
-        objectives: See `Strategy`.
-        seed: See `Strategy`.
-        epochs: Passes over the training data for each network.
-    """
-
-    def __init__(
-        self,
-        space: Space[Any],
-        costs: Costs,
-        objectives: Sequence[str],
-        seed: int = 0,
-        *,
-        epochs: Schedule = Schedule.constant(5.0),  # noqa: B008 (frozen)
-    ) -> None:
-        super().__init__(space, costs, objectives, seed)
-        self.epochs = epochs
-
-    def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
-        """Draws until enough are new and within the limits."""
-        return self.sampled(count, self.epochs, rng)
+            found += self.fresh([(self.space.sample(rng), None, ()) for _ in range(count)], seen)
+        return found[:count]

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from hwnas import front, plan
 from hwnas import manifest as manifests
+from hwnas.baseline import RandomSearch
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
@@ -24,7 +25,7 @@ from hwnas.sample import first_networks, untrained_models
 from hwnas.sections import LATENCY
 from hwnas.spec import Spec
 from hwnas.store import Store
-from hwnas.strategy import RandomSearch, Strategy
+from hwnas.strategy import Strategy
 from hwnas.target import targets
 from hwnas.trial import Trial
 from latency import Deployment, check
@@ -113,7 +114,7 @@ class Study:
             self._unchanged(name, f"{header.deployment} with {header.version}")
         self.deployment = self._deployment()
         self.objectives = tuple(spec.objectives)
-        costs = Costs(self._cheap(), spec.limits, self._snapshot)
+        costs = Costs(self.space, self._cheap(), spec.limits, self._snapshot)
         device = plan.training_device()
         self._unchanged("training device", device.type)  # epochs are planned by its speed
         recipe = spec.recipe(plan.DEFAULT_EPOCHS, spec.seed)
@@ -275,9 +276,9 @@ class Study:
 
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""
-        first = [self.space.decode(genotype) for genotype in starts_within(self.space, costs)]
+        starts = starts_within(self.space, costs)
         measured = plan.measure(
-            first,
+            [self.space.decode(genotype) for genotype in starts],
             self.data,
             recipe,
             device,
@@ -290,7 +291,7 @@ class Study:
         )
         self.store.put("plan", measured.to_json())
         guessing = 1 - guess(self.data.val.labels, self.spec.data.metric)
-        self.store.put("box", Box.around(costs.of(first), self.objectives, self.spec.limits, guessing).to_json())
+        self.store.put("box", Box.around(costs.of(starts), self.objectives, self.spec.limits, guessing).to_json())
 
     def _title(self) -> list[str]:
         objectives = ", ".join(self.spec.objectives)

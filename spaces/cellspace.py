@@ -3,7 +3,7 @@
 The genotype is the architecture string. A move edits every copy of the cell at once, by one composed transfer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -40,6 +40,7 @@ from spaces.record import check_types
 from spaces.rewrite import Rewrite, Start, canonical, from_canonical, splice
 from spaces.space import Child, Choose, Space
 from spaces.starts import averaging_filter, identity_filter, same_as, unit_gamma, zeros
+from spaces.structure import structure
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,10 @@ class CellSpace(Space[str]):
         """The canonical network, without what lies on no way through the cell."""
         return _decoded(self, pruned(parse(genotype)))
 
+    def features(self, genotype: str) -> Mapping[str, float]:
+        """The structure of the network, and which operation is on which live edge."""
+        return _features(self, pruned(parse(genotype)))
+
     def moves(self, genotype: str) -> Sequence[SetOperation]:
         """Every other operation on every edge."""
         edges = zip(EDGES, parse(genotype), strict=True)
@@ -198,6 +203,12 @@ def _network(space: CellSpace, cell: Cell) -> Arch:
 @lru_cache(maxsize=2**15)  # more than there are cells: searches come back to the same ones again and again
 def _decoded(space: CellSpace, cell: Cell) -> Arch:
     return _network(space, cell).canonical()
+
+
+@lru_cache(maxsize=2**15)
+def _features(space: CellSpace, cell: Cell) -> Mapping[str, float]:
+    edges = {f"{source}>{into} {op}": 1.0 for (source, into), op in zip(EDGES, cell, strict=True) if op != NONE}
+    return {**structure(_decoded(space, cell)), **edges}
 
 
 def _exact(before: Cell, after: Cell) -> Exact:

@@ -1,7 +1,7 @@
 """`Space`: what can be built. A genotype, how it becomes an architecture, and how it moves."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 from spaces.arch import Arch
 from spaces.move import Exact, Move
 from spaces.rewrite import Rewrite, Transfer
+from spaces.structure import structure
 
 G = TypeVar("G")
 T = TypeVar("T")
@@ -75,6 +76,10 @@ class Space(ABC, Generic[G]):
     def hash(self, genotype: G) -> str:
         """Identity of the network that a genotype stands for."""
         return self.decode(genotype).hash
+
+    def features(self, genotype: G) -> Mapping[str, float]:
+        """Numbers by which a model can tell good networks from bad ones; one that is missing counts as 0."""
+        return structure(self.decode(genotype))
 
     @abstractmethod
     def moves(self, genotype: G) -> Sequence[Move]:

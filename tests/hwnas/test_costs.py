@@ -16,7 +16,7 @@ def recording(log):
 
 def test_each_network_is_estimated_once_and_those_that_are_new_together():
     log = []
-    costs = Costs([cost.PARAMS, recording(log)])
+    costs = Costs(SPACE, [cost.PARAMS, recording(log)])
     first, second, third = SPACE.starts()[:3]
     found = costs.of([first, second, first])
     assert [set(one) for one in found] == [{"params", "latency"}] * 3
@@ -29,7 +29,7 @@ def test_each_network_is_estimated_once_and_those_that_are_new_together():
 
 
 def test_limits_hold_for_the_upper_end():
-    (found,) = Costs([cost.PARAMS, recording([])]).of(SPACE.starts()[:1])
+    (found,) = Costs(SPACE, [cost.PARAMS, recording([])]).of(SPACE.starts()[:1])
     params = found["params"].value
     for limits, excess in [
         ({"latency": 2.0}, 1.0),
@@ -37,6 +37,6 @@ def test_limits_hold_for_the_upper_end():
         ({"latency": 4.0, "params": params / 3}, 3),
         ({}, 0),
     ]:
-        costs = Costs([cost.PARAMS, recording([])], limits)
+        costs = Costs(SPACE, [cost.PARAMS, recording([])], limits)
         assert costs.excess(found) == pytest.approx(excess)
         assert costs.allows(found) == (excess <= 1)

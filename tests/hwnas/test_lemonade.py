@@ -22,7 +22,7 @@ GOLDEN = """
 
 
 def make(seed=0, limits=None, space=SPACE, **options):
-    return Lemonade(space, costs(limits), OBJECTIVES, seed, **options)
+    return Lemonade(space, costs(limits, space=space), OBJECTIVES, seed, **options)
 
 
 def golden():

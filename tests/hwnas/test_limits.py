@@ -40,20 +40,20 @@ def test_two_tight_limits():
 def test_a_limit_that_nothing_keeps_is_refused_with_the_smallest_value():
     smallest = 8 + 16 + 2 * (8 + 1)  # of `FOUR_NETWORKS`: eight filters of 1 x 1, their norm, two classes
     with pytest.raises(LimitError) as refused:
-        starts_within(FOUR_NETWORKS, costs({"params": 10.0}))
+        starts_within(FOUR_NETWORKS, costs({"params": 10.0}, space=FOUR_NETWORKS))
     assert str(refused.value) == (
         f"no network of this space was found to keep params <= 10; the smallest found: params {smallest}. "
         "Raise the limit, or allow smaller networks by space.min_width, space.stem_stride or data.image_size"
     )
-    (start,) = starts_within(FOUR_NETWORKS, costs({"params": smallest}))
+    (start,) = starts_within(FOUR_NETWORKS, costs({"params": smallest}, space=FOUR_NETWORKS))
     assert cost.params(start) == smallest
 
 
 def test_of_several_limits_those_that_are_broken_are_named():
     with pytest.raises(LimitError, match=re.escape("params <= 10, macs <= 1G; the smallest found (each by itself)")):
-        starts_within(FOUR_NETWORKS, costs({"params": 10.0, "macs": 1e9}))
+        starts_within(FOUR_NETWORKS, costs({"params": 10.0, "macs": 1e9}, space=FOUR_NETWORKS))
     with pytest.raises(LimitError, match=r"each by itself\): params 42, macs [\d.]+k?\. Raise"):
-        starts_within(FOUR_NETWORKS, costs({"params": 10.0, "macs": 10.0}))
+        starts_within(FOUR_NETWORKS, costs({"params": 10.0, "macs": 10.0}, space=FOUR_NETWORKS))
 
 
 def test_the_upper_end_of_an_estimate_counts():
@@ -62,10 +62,10 @@ def test_the_upper_end_of_an_estimate_counts():
 
     latency = Objective("latency", estimate)
     limit = PARAMS[0] / 1e3  # what the smallest start has as its value
-    (start,) = starts_within(SPACE, Costs([latency], {"latency": limit}))
+    (start,) = starts_within(SPACE, Costs(SPACE, [latency], {"latency": limit}))
     assert 2 * cost.params(start) / 1e3 <= limit
     with pytest.raises(LimitError, match=r"latency <= 1us; the smallest found: latency \d+us"):
-        starts_within(SPACE, Costs([latency], {"latency": 0.001}))
+        starts_within(SPACE, Costs(SPACE, [latency], {"latency": 0.001}))
 
 
 def test_a_plateau_is_crossed():
@@ -80,5 +80,5 @@ def test_a_plateau_is_crossed():
     pair = cost.peak_memory(start)
     narrowed = [space.apply(start, move).genotype for move in space.moves(start)]
     assert min(map(cost.peak_memory, narrowed)) == pair
-    (found,) = starts_within(space, Costs([cost.PEAK_MEMORY, cost.PARAMS], {"peak_memory": pair / 2}))
+    (found,) = starts_within(space, Costs(space, [cost.PEAK_MEMORY, cost.PARAMS], {"peak_memory": pair / 2}))
     assert cost.peak_memory(found) <= pair / 2

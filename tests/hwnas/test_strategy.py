@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from hwnas.baseline import RandomSearch
 from hwnas.lemonade import Lemonade
 from hwnas.schedule import Schedule
-from hwnas.strategy import RandomSearch, Strategy
+from hwnas.strategy import Strategy
 from hwnas.trial import Result, Trial
 from spaces.errors import LimitError
 from tests.hwnas.toys import FOUR_NETWORKS, OBJECTIVES, SPACE, costs, failed, looked_up, play
@@ -36,7 +37,7 @@ class Contract:
         assert {trial.generation for trial in asked} == {0, 1, 2, 3, 4}
         for trial in asked:
             arch = SPACE.decode(SPACE.from_json(trial.genotype))
-            (cost,) = strategy.costs.of([arch])
+            (cost,) = strategy.costs.of([SPACE.from_json(trial.genotype)])
             assert trial.hash == arch.hash
             assert trial.cheap == {name: estimate.value for name, estimate in cost.items()}
             assert trial.fidelity_to > trial.fidelity_from
@@ -149,7 +150,7 @@ class Contract:
 
 class TestLemonade(Contract):
     def make(self, seed=0, space=SPACE, **of_costs):
-        return Lemonade(space, costs(**of_costs), OBJECTIVES, seed)
+        return Lemonade(space, costs(space=space, **of_costs), OBJECTIVES, seed)
 
     def test_a_limit_that_nothing_keeps_is_refused(self):
         with pytest.raises(LimitError, match="params <= 10"):
@@ -158,14 +159,14 @@ class TestLemonade(Contract):
 
 class TestLemonadeFromScratch(Contract):
     def make(self, seed=0, space=SPACE, **of_costs):
-        return Lemonade(space, costs(**of_costs), OBJECTIVES, seed, inherit=False, paper_density=True)
+        return Lemonade(space, costs(space=space, **of_costs), OBJECTIVES, seed, inherit=False, paper_density=True)
 
 
 class TestRandomSearch(Contract):
     reachable = 2  # it draws no kernels of 1
 
     def make(self, seed=0, space=SPACE, **of_costs):
-        return RandomSearch(space, costs(**of_costs), OBJECTIVES, seed, epochs=Schedule.constant(3.0))
+        return RandomSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, epochs=Schedule.constant(3.0))
 
     def test_a_limit_that_nothing_keeps_yields_nothing(self):
         assert self.make(limits={"params": 10.0}).ask(4) == []

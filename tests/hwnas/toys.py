@@ -21,6 +21,7 @@ from hwnas.trial import Result, Trial
 from objectives import cost
 from objectives.data import Data, load_data
 from spaces.plain import PlainSpace
+from spaces.space import Space
 
 OBJECTIVES = ("error", "params", "macs")
 
@@ -42,8 +43,8 @@ class Notes(Quiet):
         self.all.append(text)
 
 
-def costs(limits: Mapping[str, float] | None = None, snapshot: str | None = None) -> Costs:
-    return Costs([cost.PARAMS, cost.MACS], limits, lambda: snapshot)
+def costs(limits: Mapping[str, float] | None = None, snapshot: str | None = None, space: Space[Any] = SPACE) -> Costs:
+    return Costs(space, [cost.PARAMS, cost.MACS], limits, lambda: snapshot)
 
 
 def looked_up(trial: Trial) -> Result:

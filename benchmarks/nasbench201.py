@@ -1,0 +1,381 @@
+"""Which strategy finds the front with the fewest trained networks? On NAS-Bench-201, where all is known.
+
+Nothing is trained: errors come from a table of accuracies, latencies from one of a device. Every strategy is run from
+many seeds and measured by the part of the true hypervolume that its networks dominate after so many evaluations. The
+reference point is an error of 20 % (where no row is better: the median error) and the worst latency; the volume is
+normalised by that of the true front. A baseline has some variants (its sweep), each run on all seeds; it is shown at
+the one that is best on average over the evaluations. Results that exist are kept in --cache and not made again.
+
+    python benchmarks/nasbench201.py --accuracy accuracy.parquet --latency latency_ms.parquet --device 1080ti_1
+
+With --search-error the strategies see that column instead, such as an accuracy after few epochs, and what counts is the
+front by that column, scored by --error.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported: as many processes run as there are cores
+
+import numpy as np
+import pandas as pd
+from scipy.stats import wilcoxon
+
+from hwnas import pareto
+from hwnas.box import Box
+from hwnas.costs import Costs
+from hwnas.lemonade import Lemonade
+from hwnas.schedule import Schedule
+from hwnas.strategies import strategy
+from hwnas.trial import Result
+from objectives.base import Estimate
+from spaces.cellspace import CellSpace
+
+MOMENTS = (50, 100, 200, 300, 400)
+PARTS = (0.98, 0.99)
+WORST_ERROR = 20.0
+ONE_EPOCH = Schedule.constant(1.0)
+SCRATCH = {"inherit": False, "proposals": 48}
+
+
+class UniformParents(Lemonade):
+    """LEMONADE without its density: parents, and children to be trained, are drawn uniformly."""
+
+    def chances(self, front, candidates):
+        """All alike."""
+        return np.full(len(candidates), 1 / len(candidates))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A strategy with its settings.
+
+    Attributes:
+        label: What tells it from the other variants.
+        name: In `hwnas.strategies`; None: `UniformParents`.
+        options: Arguments.
+        batch: How many networks it is asked for at a time; it knows all results before.
+    """
+
+    label: str
+    name: str | None
+    options: dict
+    batch: int = 1
+
+
+def swept(name, **options):
+    """A baseline with populations of several sizes, beginning with random networks or with the space's starts."""
+    return [
+        Variant(
+            f"population {size}{', starts' * starts}", name, {"population": size, "starts": starts, **options}, size
+        )
+        for size in (8, 16, 32)
+        for starts in (False, True)
+    ]
+
+
+#: Every strategy and its sweep. Those after the empty line are ablations, run when they are named.
+STRATEGIES = {
+    "lemonade": [Variant("", "lemonade", {**SCRATCH, "proposals": 12}, 8)],
+    "surrogate": [Variant("", "surrogate", SCRATCH, 4)],
+    "random": [Variant("", "random", {})],
+    "regularized-evolution": [
+        Variant(
+            f"population {size}, tournament {drawn}", "regularized-evolution", {"population": size, "tournament": drawn}
+        )
+        for size, drawn in ((10, 3), (20, 5), (20, 10), (50, 10))
+    ],
+    "local-search": [
+        Variant(f"initial {count}{', starts' * starts}", "local-search", {"initial": count, "starts": starts})
+        for count in (2, 8, 20)
+        for starts in (False, True)
+    ],
+    "nsga2": swept("nsga2"),
+    "sms-emoa": swept("sms-emoa"),
+    "optuna-nsga2": [Variant(f"population {size}", "optuna-nsga2", {"population": size}, 8) for size in (10, 20, 50)],
+    "optuna-tpe": [Variant(f"{count} at first", "optuna-tpe", {"population": count}, 8) for count in (10, 30)],
+    "lemonade-uniform": [Variant("", None, {**SCRATCH, "proposals": 12}, 8)],
+    "lemonade-one-stage": [Variant("", "lemonade", {**SCRATCH, "proposals": 1}, 8)],
+    "lemonade-paper": [Variant("", "lemonade", {**SCRATCH, "proposals": 12, "paper_density": True}, 8)],
+    **{
+        f"surrogate-explore-{share}": [Variant("", "surrogate", {**SCRATCH, "explore": share}, 4)]
+        for share in (0.0, 0.05, 0.3, 0.5)
+    },
+    **{
+        f"surrogate-proposals-{count}": [Variant("", "surrogate", {**SCRATCH, "proposals": count}, 4)]
+        for count in (12, 24, 96)
+    },
+    **{f"surrogate-batch-{size}": [Variant("", "surrogate", SCRATCH, size)] for size in (1, 8, 16)},
+}
+DEFAULT = ("lemonade", "surrogate", "random", "regularized-evolution", "local-search", "nsga2", "sms-emoa")
+
+
+class Table(CellSpace):
+    """The rows of a table as a space: each is a network of its own, dead edges and all."""
+
+    def __init__(self, rows):
+        super().__init__((3, 32, 32), 10)
+        object.__setattr__(self, "rows", rows)
+
+    def hash(self, genotype):
+        """The row."""
+        return genotype
+
+    def refusal(self, genotype):
+        """What the table lacks cannot be evaluated."""
+        return super().refusal(genotype) or (None if genotype in self.rows else "not in the table")
+
+
+class TableCosts(Costs):
+    """The cheap objectives, looked up."""
+
+    def __init__(self, space, names):
+        super().__init__(space, ())
+        self.columns = tuple(names)
+
+    @property
+    def names(self):
+        """Of the columns."""
+        return list(self.columns)
+
+    def _estimated(self, genotypes):
+        rows = self.space.rows
+        return [{name: Estimate.exact(rows[genotype][name]) for name in self.columns} for genotype in genotypes]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One device and error: the rows, and what the search is measured by.
+
+    Attributes:
+        rows: By architecture string, the objectives of each; ``"search"`` is the error that the search sees.
+        objectives: The error and the others.
+        reference: Worst corner.
+        volume: True hypervolume.
+    """
+
+    rows: dict
+    objectives: tuple
+    reference: tuple
+    volume: float
+
+    def fraction(self, values):
+        """Of the true hypervolume."""
+        return pareto.hypervolume(values, self.reference) / self.volume
+
+    def box(self):
+        """Where a strategy that asks for it is told that hypervolume is measured."""
+        ideal = [0.0, *(min(row[name] for row in self.rows.values()) for name in self.objectives[1:])]
+        return Box(self.objectives, tuple(ideal), self.reference, logarithmic=False)
+
+
+def problem(options):
+    """The problem of the command line."""
+    accuracy, latency = pd.read_parquet(options.accuracy), pd.read_parquet(options.latency)
+    for frame, column, path in (
+        (accuracy, options.error, options.accuracy),
+        (accuracy, options.search_error or options.error, options.accuracy),
+        (latency, options.device, options.latency),
+    ):
+        if column not in frame:
+            raise SystemExit(f"{path} has no column {column!r}; it has {', '.join(map(str, frame.columns))}")
+    frame = accuracy.merge(latency[["arch_index", options.device]], on="arch_index")
+    found = pd.DataFrame(
+        {
+            "error": 1 - frame[options.error] / 100,
+            "latency": frame[options.device],
+            "params": frame["params"],
+            "search": 1 - frame[options.search_error or options.error] / 100,
+        }
+    ).set_index(frame["arch_str"])
+    found = found[(np.isfinite(found) & (found > 0)).all(axis=1)].astype(float)
+    if found.empty:
+        raise SystemExit(f"no architecture has both {options.error} and {options.device}")
+    objectives = tuple(options.objectives.split(","))
+    if objectives[0] != "error" or not set(objectives[1:]) <= {"latency", "params"} or len(objectives) < 2:
+        raise SystemExit(f"--objectives is {options.objectives!r}; write error,latency or error,latency,params")
+    values = found[list(objectives)].to_numpy()
+    worst = (options.reference_error or WORST_ERROR) / 100
+    if values[:, 0].min() >= worst and options.reference_error is None:
+        worst = float(np.median(values[:, 0]))
+    reference = (worst, *values[:, 1:].max(axis=0).tolist())
+    volume = pareto.hypervolume(values, reference)
+    if volume == 0:
+        raise SystemExit(f"no row has an error below {100 * worst:g} %; give a larger --reference-error")
+    return Problem(found.to_dict("index"), objectives, reference, volume)
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(arguments):
+    """The problem, once a process."""
+    return problem(parsed(list(arguments)))
+
+
+def run(arguments, variant, seed):
+    """One search: the fraction after each evaluation, and the seconds that the strategy took."""
+    options, given = parsed(list(arguments)), loaded(arguments)
+    table = Table(given.rows)
+    searched_on_error = options.search_error is None
+    box = given.box()
+    if not searched_on_error:  # there nobody knows what is a bad error: as in a study, guessing is
+        box = Box(box.objectives, box.ideal, (0.9, *box.reference[1:]), logarithmic=False)
+    arguments = (table, TableCosts(table, given.objectives[1:]), given.objectives, seed)
+    epochs = {"epochs": ONE_EPOCH, "initial_epochs": ONE_EPOCH}
+    chosen = (
+        UniformParents(*arguments, **epochs, **variant.options)
+        if variant.name is None
+        else strategy(variant.name, *arguments, box=box, **epochs, **variant.options)
+    )
+    began = time.process_time()
+    asked = []
+    while len(asked) < options.evaluations:
+        trials = chosen.ask(min(variant.batch, options.evaluations - len(asked)))
+        if not trials:
+            break
+        for trial in trials:
+            chosen.tell(trial.id, Result({"error": given.rows[trial.genotype]["search"]}, 0.0))
+        asked += [trial.genotype for trial in trials]
+    seconds = time.process_time() - began
+    return {"curve": curve(given, asked, searched_on_error), "seconds": 1000 * seconds / len(asked)}
+
+
+def curve(given, asked, searched_on_error):
+    """The fraction after each evaluation, of the front by the error that the search saw."""
+    values = np.array([[given.rows[genotype][name] for name in given.objectives] for genotype in asked])
+    seen = np.array([given.rows[genotype]["search"] for genotype in asked])
+    found = []
+    for count in range(1, len(asked) + 1):
+        front = np.arange(count)
+        if not searched_on_error:
+            front = pareto.nondominated(np.column_stack([seen[:count], values[:count, 1:]]))
+        found.append(given.fraction(values[front]))
+    return found
+
+
+def outcome(runs, evaluations):
+    """What is reported of some runs of one variant, each from another seed."""
+    curves = np.array([one["curve"] + one["curve"][-1:] * (evaluations - len(one["curve"])) for one in runs])
+    moments = [moment for moment in MOMENTS if moment <= evaluations]
+    quarters = {moment: np.percentile(curves[:, moment - 1], [25, 50, 75]).tolist() for moment in moments}
+    return {
+        "fraction": {str(m): dict(zip(("q25", "median", "q75"), found, strict=True)) for m, found in quarters.items()},
+        "evaluations_to": {str(part): needed(curves, part) for part in PARTS},
+        "seconds_per_1000": float(np.median([one["seconds"] for one in runs])),
+        "by_seed": {str(m): curves[:, m - 1].tolist() for m in moments},
+        "mean": float(curves.mean()),
+    }
+
+
+def needed(curves, part):
+    """Median number of evaluations up to a part of the volume; None where half of the seeds do not get there."""
+    reached = np.where((curves >= part).any(axis=1), (curves >= part).argmax(axis=1) + 1.0, np.inf)
+    median = float(np.median(reached))
+    return median if np.isfinite(median) else None
+
+
+def against(found, random):
+    """P-values of the difference to random search, paired over seeds (Wilcoxon's signed ranks)."""
+    return {
+        moment: float(wilcoxon(values, random["by_seed"][moment]).pvalue)
+        if values != random["by_seed"][moment]
+        else 1.0
+        for moment, values in found["by_seed"].items()
+    }
+
+
+def kept(arguments, options, variant, seed):
+    """A run, or what is kept of it."""
+    if options.cache is None:
+        return run(arguments, variant, seed)
+    inputs = [options.error, options.search_error, options.device, options.objectives, options.reference_error]
+    what = [*inputs, options.evaluations, variant.name, variant.options, variant.batch, seed]
+    path = options.cache / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]}.json"
+    if not path.exists():
+        made = run(arguments, variant, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made))
+    return json.loads(path.read_text())
+
+
+def parsed(arguments=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--accuracy", type=Path, required=True, help="arch_index, arch_str, params, accuracies in percent"
+    )
+    parser.add_argument("--latency", type=Path, required=True, help="arch_index, and a column for each device")
+    parser.add_argument("--device", required=True, help="column of --latency")
+    parser.add_argument("--error", default="c10_test_200", help="column of --accuracy; the error is what lacks to 100")
+    parser.add_argument("--search-error", help="column that the search sees instead")
+    parser.add_argument("--strategies", nargs="+", default=DEFAULT, choices=STRATEGIES, metavar="NAME")
+    parser.add_argument("--objectives", default="error,latency", help="error,latency or error,latency,params")
+    parser.add_argument("--evaluations", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=30, help="how many")
+    parser.add_argument("--reference-error", type=float, help=f"percent; default {WORST_ERROR:g}, see above")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cache", type=Path, help="folder of runs that are not made again")
+    parser.add_argument("--json", type=Path, help="where results are written")
+    options = parser.parse_args(arguments)
+    if options.evaluations < 1 or options.seeds < 1 or options.jobs < 1:
+        parser.error("--evaluations, --seeds and --jobs must be at least 1")
+    return options
+
+
+def main():
+    """Run what is asked for, print the table, write the JSON."""
+    import sys
+
+    options, arguments = parsed(), tuple(sys.argv[1:])
+    given = loaded(arguments)
+    names = list(dict.fromkeys(["random", *options.strategies]))
+    tasks = [(name, variant, seed) for name in names for variant in STRATEGIES[name] for seed in range(options.seeds)]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        futures = [pool.submit(kept, arguments, options, variant, seed) for _, variant, seed in tasks]
+        runs = [future.result() for future in futures]
+    found = {}
+    for name in names:
+        variants = {
+            variant.label: outcome(
+                [made for (_, one, _), made in zip(tasks, runs, strict=True) if one is variant], options.evaluations
+            )
+            for variant in STRATEGIES[name]
+        }
+        best = max(variants, key=lambda label: variants[label]["mean"])
+        found[name] = {**variants[best], "variant": best, "sweep": {label: v["mean"] for label, v in variants.items()}}
+    for name in names:
+        found[name]["p_against_random"] = against(found[name], found["random"])
+    report(options, given, found)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+        options.json.write_text(json.dumps({"settings": settings, "reference": given.reference, "strategies": found}))
+
+
+def report(options, given, found):
+    """The table."""
+    moments = [moment for moment in MOMENTS if moment <= options.evaluations]
+    source = options.error if options.search_error is None else f"{options.search_error}, scored by {options.error}"
+    print(f"{options.device}, {options.objectives}, error {source}; reference {given.reference}; {options.seeds} seeds")
+    print(
+        f"{'median [quartiles] of the true volume after':44}" + "".join(f"{moment:>19}" for moment in moments), end=""
+    )
+    print("".join(f"{f'to {part:.0%}':>8}" for part in PARTS), f"{'s/1000':>8} {'p':>8}")
+    for name, one in found.items():
+        label = f"{name} ({one['variant']})" if one["variant"] else name
+        cells = [one["fraction"][str(m)] for m in moments]
+        print(
+            f"{label:44}" + "".join(f"   {c['median']:.3f} [{c['q25']:.2f} {c['q75']:.2f}]"[:19] for c in cells), end=""
+        )
+        print("".join(f"{one['evaluations_to'][str(part)] or '-':>8}" for part in PARTS), end="")
+        print(f" {one['seconds_per_1000']:8.1f} {one['p_against_random'][str(moments[-1])]:8.1g}")
+
+
+if __name__ == "__main__":
+    main()
