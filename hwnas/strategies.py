@@ -64,7 +64,7 @@ def strategy(
         case "optuna-nsga2" | "optuna-tpe":
             from hwnas.optunasearch import OptunaSearch
 
-            sampler = "tpe" if name == "optuna-tpe" else "nsga2"
+            sampler: Literal["nsga2", "tpe"] = "tpe" if name == "optuna-tpe" else "nsga2"
             return OptunaSearch(*where, epochs=epochs, sampler=sampler, **options)
     return _simple(name)(*where, epochs=epochs, **options)
 

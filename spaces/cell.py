@@ -6,6 +6,7 @@ the edge from each earlier one does.
 """
 
 import re
+from functools import lru_cache
 
 from spaces.arch import Node
 from spaces.errors import ArchError
@@ -31,6 +32,7 @@ STAGES = 3
 Cell = tuple[str, ...]
 
 
+@lru_cache(maxsize=2**15)  # more than there are cells: searches come back to the same ones again and again
 def parse(text: str) -> Cell:
     """The cell of an architecture string.
 
@@ -40,7 +42,7 @@ def parse(text: str) -> Cell:
     Raises:
         ArchError: It is no such string.
     """
-    cell = tuple(re.findall(r"(\w+)~", text)) if isinstance(text, str) else ()
+    cell = tuple(re.findall(r"(\w+)~", text))
     if len(cell) != len(EDGES) or write(cell) != text:
         raise ArchError(f"{text!r} is no cell; expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|")
     for operation in cell:
@@ -49,6 +51,7 @@ def parse(text: str) -> Cell:
     return cell
 
 
+@lru_cache(maxsize=2**15)
 def write(cell: Cell) -> str:
     """The architecture string of a cell."""
     edges = list(zip(EDGES, cell, strict=True))
@@ -56,6 +59,7 @@ def write(cell: Cell) -> str:
     return "+".join(f"|{part}" for part in parts)
 
 
+@lru_cache(maxsize=2**15)
 def pruned(cell: Cell) -> Cell:
     """The cell without what does not lie on a way from its input to its output; benchmarks count that, too."""
     reached, needed = {0}, {LAST}

@@ -142,8 +142,7 @@ class CellSpace(Space[str]):
 
     def moves(self, genotype: str) -> Sequence[SetOperation]:
         """Every other operation on every edge."""
-        edges = zip(EDGES, parse(genotype), strict=True)
-        return [SetOperation(*edge, op) for edge, now in edges for op in OPERATIONS if op != now]
+        return _moves(parse(genotype))
 
     def apply(self, genotype: str, move: Move) -> Child[str]:
         """The child; all copies of the cell change at once."""
@@ -191,7 +190,13 @@ class CellSpace(Space[str]):
         return genotype
 
     def from_json(self, data: Any) -> str:
-        """The string, if it is a cell."""
+        """The string, if it is a cell.
+
+        Raises:
+            ArchError: It is none.
+        """
+        if not isinstance(data, str):
+            raise ArchError(f"{data!r} is no cell; a cell is a text")
         return write(parse(data))
 
 
@@ -200,9 +205,15 @@ def _network(space: CellSpace, cell: Cell) -> Arch:
     return Arch(tuple(network(cell, Input(*space.image), space.classes, space.channels, space.cells)))
 
 
-@lru_cache(maxsize=2**15)  # more than there are cells: searches come back to the same ones again and again
+@lru_cache(maxsize=2**15)
 def _decoded(space: CellSpace, cell: Cell) -> Arch:
     return _network(space, cell).canonical()
+
+
+@lru_cache(maxsize=2**15)
+def _moves(cell: Cell) -> tuple[SetOperation, ...]:
+    edges = zip(EDGES, cell, strict=True)
+    return tuple(SetOperation(*edge, op) for edge, now in edges for op in OPERATIONS if op != now)
 
 
 @lru_cache(maxsize=2**15)
