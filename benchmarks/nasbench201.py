@@ -42,7 +42,7 @@ MOMENTS = (50, 100, 200, 300, 400)
 PARTS = (0.98, 0.99)
 WORST_ERROR = 20.0
 ONE_EPOCH = Schedule.constant(1.0)
-SCRATCH = {"inherit": False, "proposals": 48}
+SCRATCH = {"inherit": False}
 
 
 class UniformParents(Lemonade):
@@ -83,7 +83,7 @@ def swept(name, **options):
 
 #: Every strategy and its sweep. Those after the empty line are ablations, run when they are named.
 STRATEGIES = {
-    "lemonade": [Variant("", "lemonade", {**SCRATCH, "proposals": 12}, 8)],
+    "lemonade": [Variant("", "lemonade", SCRATCH, 8)],
     "surrogate": [Variant("", "surrogate", SCRATCH, 4)],
     "random": [Variant("", "random", {})],
     "regularized-evolution": [
@@ -101,16 +101,16 @@ STRATEGIES = {
     "sms-emoa": swept("sms-emoa"),
     "optuna-nsga2": [Variant(f"population {size}", "optuna-nsga2", {"population": size}, 8) for size in (10, 20, 50)],
     "optuna-tpe": [Variant(f"{count} at first", "optuna-tpe", {"population": count}, 8) for count in (10, 30)],
-    "lemonade-uniform": [Variant("", None, {**SCRATCH, "proposals": 12}, 8)],
+    "lemonade-uniform": [Variant("", None, SCRATCH, 8)],
     "lemonade-one-stage": [Variant("", "lemonade", {**SCRATCH, "proposals": 1}, 8)],
-    "lemonade-paper": [Variant("", "lemonade", {**SCRATCH, "proposals": 12, "paper_density": True}, 8)],
+    "lemonade-paper": [Variant("", "lemonade", {**SCRATCH, "paper_density": True}, 8)],
     **{
         f"surrogate-explore-{share}": [Variant("", "surrogate", {**SCRATCH, "explore": share}, 4)]
-        for share in (0.0, 0.05, 0.3, 0.5)
+        for share in (0.0, 0.1, 0.3, 1.0)
     },
     **{
         f"surrogate-proposals-{count}": [Variant("", "surrogate", {**SCRATCH, "proposals": count}, 4)]
-        for count in (12, 24, 96)
+        for count in (6, 12, 48, 96)
     },
     **{f"surrogate-batch-{size}": [Variant("", "surrogate", SCRATCH, size)] for size in (1, 8, 16)},
 }

@@ -3,7 +3,7 @@
 Selection, survival and the loop over matings are pymoo's; what a mutation and a crossover are is the space's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from hwnas.baseline import Baseline
 from hwnas.costs import Costs
 from hwnas.schedule import Schedule
 from hwnas.strategy import Draft
-from hwnas.trial import Result
+from hwnas.trial import Result, Trial
 from spaces.space import Space
 
 #: The algorithms by name: Deb et al. (2002), and Beume, Naujoks, Emmerich (2007).
@@ -75,7 +75,7 @@ class Genetic(Baseline):
         super().tell(id, result)
         del self._survivors[id // self.population :]
 
-    def restore(self, records: Any) -> None:
+    def restore(self, records: Iterable[tuple[Trial, Result | None]]) -> None:
         """See `Strategy.restore`."""
         super().restore(records)
         self._survivors = []
@@ -95,9 +95,8 @@ class Genetic(Baseline):
         return drafts[:count]
 
     def _surviving(self) -> Any:
-        """The population after the last generation that is complete: made anew from the records, as far as unknown."""
-        records = self.records
-        size = self.population
+        """The population after the last generation that is complete; before there is one, all that have a result."""
+        records, size = self.records, self.population
         complete = 0
         while len(records) >= (complete + 1) * size and all(
             result is not None for _, result in records[complete * size : (complete + 1) * size]
@@ -106,23 +105,27 @@ class Genetic(Baseline):
         for generation in range(len(self._survivors), complete):
             new = self._individuals(records[generation * size : (generation + 1) * size])
             before = self._survivors[-1] if self._survivors else Population.new()
-            self._survivors.append(
-                self._algorithm.survival.do(
-                    self._problem,
-                    Population.merge(before, new),
-                    n_survive=size,
-                    algorithm=self._algorithm,
-                    random_state=np.random.default_rng([self.seed, generation]),
-                )
-            )
-        return self._survivors[-1] if self._survivors else Population.new()
+            self._survivors.append(self._selected(Population.merge(before, new), size, [self.seed, generation]))
+        if self._survivors:
+            return self._survivors[-1]
+        return self._selected(self._individuals(records), size, self.seed)
 
-    def _individuals(self, records: Sequence[Any]) -> Any:
-        entries = [Entry(trial, result) for trial, result in records if result.status == "ok"]
-        made = Population.new(F=matrix(entries, self.objectives)) if entries else Population.new()
-        for one, entry in zip(made, entries, strict=True):
-            one.X = _boxed([self.space.from_json(entry.trial.genotype)])[0]
-        return made
+    def _selected(self, individuals: Any, count: int, seed: Any) -> Any:
+        if not len(individuals):
+            return individuals
+        anew = Population.new(X=individuals.get("X"), F=individuals.get("F"))  # survival writes into its individuals
+        return self._algorithm.survival.do(
+            self._problem,
+            anew,
+            n_survive=count,
+            algorithm=self._algorithm,
+            random_state=np.random.default_rng(seed),
+        )
+
+    def _individuals(self, records: Sequence[tuple[Trial, Result | None]]) -> Any:
+        entries = [Entry(trial, result) for trial, result in records if result is not None and result.status == "ok"]
+        genotypes = [self.space.from_json(entry.trial.genotype) for entry in entries]
+        return Population.new(X=_boxed(genotypes), F=matrix(entries, self.objectives)) if entries else Population.new()
 
 
 def _boxed(genotypes: Sequence[Any]) -> Any:

@@ -63,8 +63,8 @@ class Guided(Lemonade):
         seed: int = 0,
         *,
         box: Box,
-        proposals: int = 48,
-        explore: float = 0.1,
+        proposals: int = 24,
+        explore: float = 0.05,
         **options: Any,
     ) -> None:
         super().__init__(space, costs, objectives, seed, proposals=proposals, **options)

@@ -41,7 +41,7 @@ def _feasible(space: Space[Any], costs: Costs) -> Any:
     alone = " (each by itself)" if len(costs.limits) > 1 else ""
     raise LimitError(
         f"no network of this space was found to keep {limits}; the smallest found{alone}: {smallest}. "
-        "Raise the limit, or allow smaller networks by space.min_width, space.stem_stride or data.image_size"
+        f"Raise the limit, or allow smaller networks by {space.shrinks_by} or data.image_size"
     )
 
 

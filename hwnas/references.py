@@ -5,6 +5,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
@@ -17,6 +18,7 @@ from spaces.errors import ExportError
 from spaces.network import Network
 from spaces.onnx import to_onnx
 from spaces.plain import PlainSpace
+from spaces.space import Space
 from spaces.state import initial_state
 
 #: Channels that the first stage of a plain reference may have; each later stage has twice those of the one before.
@@ -47,18 +49,19 @@ class Reference:
     peak_memory: int | None
 
 
-def references(space: PlainSpace, data: Data, macs: Sequence[float]) -> list[Reference]:
+def references(space: Space[Any], data: Data, macs: Sequence[float]) -> list[Reference]:
     """Three plain chains of two convolutions a stage; torchvision's two where the images are large enough.
 
     The plain ones are scaled to the front, for an answer at equal cost: to the smallest, the middle (geometric mean)
     and the largest of its networks.
 
     Args:
-        space: Gives the number of stages.
+        space: Gives the number of stages, if it is the plain one.
         data: What they are trained on.
         macs: Multiply-accumulates of each network of the front, at least one.
     """
-    plain = [_plain(space, width, data) for width in PLAIN_WIDTHS]
+    chains = space if isinstance(space, PlainSpace) else PlainSpace(data.shape, len(data.classes))
+    plain = [_plain(chains, width, data) for width in PLAIN_WIDTHS]
     chosen: set[int] = set()
     for target in (min(macs), statistics.geometric_mean(macs), max(macs)):
         free = [i for i in range(len(plain)) if i not in chosen]

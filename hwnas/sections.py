@@ -4,7 +4,7 @@ The keys of four sections are arguments of the rooms they configure, which docum
 
 ==============  ===========================================
 `data`          `objectives.data.load_data`
-`space`         `spaces.plain.PlainSpace`
+`space`         `spaces.plain.PlainSpace`, or `spaces.cellspace.CellSpace`
 `deployment`    `latency.deployment.Deployment.here`
 `training`      `objectives.recipe.Recipe`
 ==============  ===========================================
@@ -81,10 +81,11 @@ class DataSection(Section):
 
 
 class SpaceSection(Section):
-    """The networks that may be built; see `spaces.plain.PlainSpace`.
+    """The networks that may be built; see `spaces.plain.PlainSpace` and `spaces.cellspace.CellSpace`.
 
     Attributes:
-        kind: the space; for now there is the plain one.
+        kind: "plain", or "cell": one cell of NAS-Bench-201, repeated. The last two keys are of cells, the others of
+            plain networks.
         stages: number of map sizes; the map is halved between them.
         stem_stride: stride of the first convolution; more than 1 for large images.
         max_depth: most convolutions in a network.
@@ -95,9 +96,11 @@ class SpaceSection(Section):
         separable: whether depthwise-separable convolutions are allowed.
         skips: whether branches and skips are allowed.
         width_step: channels come and go in multiples of this.
+        channels: of the first of three stages; doubled from stage to stage.
+        cells: copies of the cell in a stage.
     """
 
-    kind: Literal["plain"] = "plain"
+    kind: Literal["plain", "cell"] = "plain"
     stages: Positive = 3
     stem_stride: Positive = 1
     max_depth: Positive = 40
@@ -108,6 +111,21 @@ class SpaceSection(Section):
     separable: bool = True
     skips: bool = True
     width_step: Positive = 8
+    channels: Positive = 16
+    cells: Positive = 5
+
+    def of_kind(self) -> dict[str, Any]:
+        """The keys that networks of this kind have."""
+        cells = {"channels", "cells"}
+        return {name: value for name, value in self if name != "kind" and (name in cells) == (self.kind == "cell")}
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> Self:
+        for name, value in self:
+            if name != "kind" and name not in self.of_kind() and value != type(self).model_fields[name].default:
+                keys = ", ".join(self.of_kind())
+                raise ValueError(f"{name} is no key of a space of kind {self.kind}; its keys are {keys}")
+        return self
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -179,13 +197,35 @@ def parse_budget(text: str | float) -> BudgetSection:
         ) from None
 
 
+Name = Literal[
+    "lemonade",
+    "surrogate",
+    "random",
+    "regularized-evolution",
+    "local-search",
+    "nsga2",
+    "sms-emoa",
+    "optuna-nsga2",
+    "optuna-tpe",
+]
+"""Strategies; `hwnas.strategies` has them."""
+
+#: Those whose children can inherit weights, and those with a population of a fixed size.
+LEMONADES = ("lemonade", "surrogate")
+POPULATIONS = ("regularized-evolution", "nsga2", "sms-emoa", "optuna-nsga2", "optuna-tpe")
+
+
 class SearchSection(Section):
     """How candidates are proposed and how long they train; see `hwnas.lemonade.Lemonade`.
 
     Attributes:
-        strategy: LEMONADE, or random search as its baseline.
+        strategy: LEMONADE, the same guided by a surrogate of the error, or a baseline that trains all from scratch;
+            those of Optuna need the extra `hpo`.
         children: networks trained in a generation (the paper's n_ac).
-        proposals: children judged by cheap objectives alone, for each that is trained (the paper's n_pc / n_ac).
+        proposals: children judged by cheap objectives alone, for each that is trained (the paper's n_pc / n_ac);
+            null: 12, or 24 with a surrogate.
+        explore: with a surrogate, least part of the children that is accepted without it; null: 0.05.
+        population: of evolution other than LEMONADE; null: by the strategy.
         revisit: share of the trainings that goes to networks of the front themselves.
         trainings: how many a budget in time is shared out among; null: 120, or 40 from scratch.
         epochs: training of a child, on top of what it inherits; null: about the same time for each, of that share.
@@ -195,9 +235,11 @@ class SearchSection(Section):
         max_parents: parents come from so many networks of the archive, by hypervolume contribution.
     """
 
-    strategy: Literal["lemonade", "random"] = "lemonade"
+    strategy: Name = "lemonade"
     children: Positive = 8
-    proposals: Positive = 12
+    proposals: Positive | None = None
+    explore: Annotated[float, Field(ge=0, le=1)] | None = None
+    population: Positive | None = None
     revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
     trainings: Positive | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
@@ -205,6 +247,26 @@ class SearchSection(Section):
     inherit: bool = True
     paper_density: bool = False
     max_parents: Positive = 40
+
+    @property
+    def inherits(self) -> bool:
+        """Whether children inherit weights."""
+        return self.inherit and self.strategy in LEMONADES
+
+    def options(self) -> dict[str, Any]:
+        """What the strategy has as arguments; its own default stands where there is null."""
+        keys = ["proposals", "explore", "revisit", "inherit", "paper_density", "max_parents"]
+        names = keys if self.strategy in LEMONADES else ["population"]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _options_of_the_strategy(self) -> Self:
+        for name, strategies in (("explore", ("surrogate",)), ("proposals", LEMONADES), ("population", POPULATIONS)):
+            if getattr(self, name) is not None and self.strategy not in strategies:
+                raise ValueError(
+                    f"{name} is of no use to the strategy {self.strategy}; it is to {', '.join(strategies)}"
+                )
+        return self
 
 
 class TrainingSection(Section):

@@ -6,20 +6,9 @@ from typing import Any, Literal
 from hwnas.box import Box
 from hwnas.costs import Costs
 from hwnas.schedule import Schedule
+from hwnas.sections import Name
 from hwnas.strategy import Strategy
 from spaces.space import Space
-
-Name = Literal[
-    "lemonade",
-    "surrogate",
-    "random",
-    "regularized-evolution",
-    "local-search",
-    "nsga2",
-    "sms-emoa",
-    "optuna-nsga2",
-    "optuna-tpe",
-]
 
 
 def strategy(

@@ -1,7 +1,7 @@
 """`Study`: one search from images and a device to a front, in a run folder that survives being killed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,13 +11,11 @@ from pydantic import BaseModel
 
 from hwnas import front, plan
 from hwnas import manifest as manifests
-from hwnas.baseline import RandomSearch
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
 from hwnas.deaths import surviving
 from hwnas.executor import Executor, Outcome
-from hwnas.lemonade import Lemonade
 from hwnas.limits import starts_within
 from hwnas.progress import Progress, Quiet
 from hwnas.quantities import format_limits
@@ -25,6 +23,7 @@ from hwnas.sample import first_networks, untrained_models
 from hwnas.sections import LATENCY
 from hwnas.spec import Spec
 from hwnas.store import Store
+from hwnas.strategies import strategy
 from hwnas.strategy import Strategy
 from hwnas.target import targets
 from hwnas.trial import Trial
@@ -35,8 +34,10 @@ from objectives.accuracy import guess
 from objectives.base import Objective
 from objectives.data import Data, Split, load_data
 from objectives.recipe import Recipe
+from spaces.cellspace import CellSpace
 from spaces.errors import SpecError, StoreError
 from spaces.plain import PlainSpace
+from spaces.space import Space
 from spaces.state import State
 from spaces.wholefile import write_whole
 
@@ -106,7 +107,8 @@ class Study:
         progress.start(self._title())
         for warning in data.report.warnings:
             progress.note(warning)
-        self.space = PlainSpace(data.shape, len(data.classes), **arguments(spec.space, "kind"))
+        kind: Callable[..., Space[Any]] = CellSpace if spec.space.kind == "cell" else PlainSpace
+        self.space = kind(data.shape, len(data.classes), **spec.space.of_kind())
         self.targets = targets(spec, store.path, progress.note)
         for target in self.targets:
             header = target.table.header
@@ -283,7 +285,7 @@ class Study:
             recipe,
             device,
             seconds=self.budget.search_left,
-            inherit=self.spec.search.inherit and self.spec.search.strategy != "random",
+            inherit=self.spec.search.inherits,
             trainings=self.spec.search.trainings or self.spec.budget.trainings,
             threads=self.spec.threads,
             epochs=self.spec.search.epochs,
@@ -307,15 +309,14 @@ class Study:
         return [*found, *(target.cheap() for target in self.targets if target.objective in wanted)]
 
     def _strategy(self, costs: Costs) -> Strategy:
-        search, seed = self.spec.search, self.spec.seed
-        if search.strategy == "random":
-            return RandomSearch(self.space, costs, self.objectives, seed, epochs=self.plan.epochs)
-        return Lemonade(
+        return strategy(
+            self.spec.search.strategy,
             self.space,
             costs,
             self.objectives,
-            seed,
+            self.spec.seed,
+            box=self.box,
             epochs=self.plan.epochs,
             initial_epochs=self.plan.initial_epochs,
-            **arguments(search, "strategy", "children", "trainings", "epochs", "initial_epochs"),
+            **self.spec.search.options(),
         )

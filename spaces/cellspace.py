@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -104,6 +104,7 @@ class CellSpace(Space[str]):
     classes: int
     channels: int = 16
     cells: int = 5
+    shrinks_by: ClassVar[str] = "space.channels, space.cells"
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)

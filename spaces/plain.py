@@ -6,7 +6,7 @@ The genotype is the canonical architecture itself.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -67,6 +67,7 @@ class PlainSpace(Space[Arch]):
     separable: bool = True
     skips: bool = True
     width_step: int = 8
+    shrinks_by: ClassVar[str] = "space.min_width, space.stem_stride"
 
     def __post_init__(self) -> None:
         check_types(self, SpecError)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -55,7 +55,13 @@ class Child(Generic[G]):
 
 
 class Space(ABC, Generic[G]):
-    """A set of genotypes with moves between them; every method is pure."""
+    """A set of genotypes with moves between them; every method is pure.
+
+    Attributes:
+        shrinks_by: The bounds that allow smaller networks, for messages.
+    """
+
+    shrinks_by: ClassVar[str]
 
     @abstractmethod
     def starts(self) -> list[G]:

@@ -3,17 +3,19 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from typing import get_args
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from hwnas.lemonade import Lemonade
-from hwnas.sections import parse_budget
+from hwnas.sections import LEMONADES, Name, parse_budget
 from hwnas.spec import Spec
 from latency.deployment import Deployment
 from objectives.data import load_data
 from objectives.recipe import Recipe
+from spaces.cellspace import CellSpace
 from spaces.errors import SpecError
 from spaces.plain import PlainSpace
 
@@ -214,6 +216,10 @@ def test_a_specification_is_frozen():
 # The rooms that the sections configure
 
 
+PLAIN_KEYS = {field.name for field in fields(PlainSpace)} - {"image", "classes"}
+STUDY_KEYS = {"strategy", "children", "trainings"}
+
+
 def arguments(function):
     return set(inspect.signature(function).parameters)
 
@@ -222,10 +228,11 @@ def arguments(function):
     ("section", "own", "function", "theirs"),
     [
         ("data", {"metric"}, load_data, {"seed", "progress"}),
-        ("space", {"kind"}, PlainSpace, {"image", "classes"}),
+        ("space", {"kind", "channels", "cells"}, PlainSpace, {"image", "classes", "shrinks_by"}),
+        ("space", {"kind", *PLAIN_KEYS}, CellSpace, {"image", "classes", "shrinks_by"}),
         ("deployment", set(), Deployment.here, set()),
         ("training", set(), Recipe, {"epochs", "seed"}),
-        ("search", {"strategy", "children", "trainings"}, Lemonade, {"space", "costs", "objectives", "seed"}),
+        ("search", STUDY_KEYS | {"explore", "population"}, Lemonade, {"space", "costs", "objectives", "seed"}),
     ],
 )
 def test_sections_have_the_keys_of_what_they_configure(section, own, function, theirs):
@@ -235,13 +242,36 @@ def test_sections_have_the_keys_of_what_they_configure(section, own, function, t
 
 def test_sections_have_the_defaults_of_what_they_configure():
     spec = Spec()
-    for section, function in (("space", PlainSpace), ("deployment", Deployment.here), ("data", load_data)):
+    rooms = {"space": [PlainSpace, CellSpace], "deployment": [Deployment.here], "data": [load_data]}
+    for section, function in ((section, one) for section, functions in rooms.items() for one in functions):
         parameters = inspect.signature(function).parameters
         for key, value in getattr(spec, section):
             if key in parameters and key not in ("source", "download"):
                 assert value == parameters[key].default, f"{section}.{key}"
     defaults = {field.name: field.default for field in fields(Recipe)}
     assert {key: value for key, value in spec.training if key != "flip"}.items() <= defaults.items()
+
+
+def test_a_kind_of_space_has_its_own_keys():
+    cells = Spec.from_json({"space": {"kind": "cell", "cells": 2}}).space
+    assert cells.of_kind() == {"channels": 16, "cells": 2}
+    assert set(Spec().space.of_kind()) == PLAIN_KEYS
+    for section in ({"kind": "cell", "max_depth": 9}, {"cells": 2}):
+        with pytest.raises(SpecError, match=r"space: \w+ is no key of a space of kind \w+; its keys are \w+"):
+            Spec.from_json({"space": section})
+
+
+def test_a_strategy_has_its_own_options():
+    for name in get_args(Name):
+        options = Spec.from_json({"search": {"strategy": name}}).search.options()
+        assert set(options) == ({"revisit", "inherit", "paper_density", "max_parents"} if name in LEMONADES else set())
+    assert Spec.from_json({"search": {"strategy": "nsga2", "population": 16}}).search.options() == {"population": 16}
+    surrogate = Spec.from_json({"search": {"strategy": "surrogate", "explore": 0.2, "proposals": 5}}).search
+    assert surrogate.options().items() >= {"explore": 0.2, "proposals": 5}.items()
+    assert surrogate.inherits
+    for strategy, key in (("lemonade", "explore"), ("random", "population"), ("nsga2", "proposals")):
+        with pytest.raises(SpecError, match=f"search: {key} is of no use to the strategy {strategy}; it is to "):
+            Spec.from_json({"search": {"strategy": strategy, key: 1}})
 
 
 def test_training_refuses_what_the_recipe_refuses():

@@ -1,16 +1,32 @@
-"""What every strategy keeps to, and random search."""
+"""What every strategy keeps to."""
 
 import json
 from dataclasses import replace
+from typing import get_args
 
+import numpy as np
 import pytest
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
+from hwnas import strategy as strategy_module
 from hwnas.baseline import RandomSearch
+from hwnas.box import Box
+from hwnas.genetic import Genetic
+from hwnas.guided import Guided
 from hwnas.lemonade import Lemonade
+from hwnas.localsearch import LocalSearch
+from hwnas.optunasearch import OptunaSearch
+from hwnas.regularized import RegularizedEvolution
 from hwnas.schedule import Schedule
+from hwnas.sections import Name
+from hwnas.strategies import strategy
 from hwnas.strategy import Strategy
 from hwnas.trial import Result, Trial
+from spaces.cellspace import CellSpace
 from spaces.errors import LimitError
+from spaces.morphisms import move_from_json
 from tests.hwnas.toys import FOUR_NETWORKS, OBJECTIVES, SPACE, costs, failed, looked_up, play
 
 
@@ -18,6 +34,17 @@ def as_read_back(strategy: Strategy) -> list[tuple[Trial, Result | None]]:
     """Its records after a trip through JSON."""
     texts = json.dumps([[trial.to_json(), result and result.to_json()] for trial, result in strategy.records])
     return [(Trial.from_json(trial), result and Result.from_json(result)) for trial, result in json.loads(texts)]
+
+
+THREE = Schedule.constant(3.0)
+BOX = Box(OBJECTIVES, (0.0, 100.0, 1000.0), (0.7, 1e5, 1e7))
+CELLS = CellSpace((1, 8, 8), 3, channels=2, cells=1)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Random draws end sooner: a space of four networks is soon known."""
+    monkeypatch.setattr(strategy_module, "MOST_DRAWS", 120)
 
 
 class Contract:
@@ -106,7 +133,7 @@ class Contract:
         for name, limit in limits.items():
             assert max(trial.cheap[name] for trial in asked) <= limit
 
-    def test_an_exhausted_space_says_so(self):
+    def test_an_exhausted_space_says_so(self, impatient):
         strategy = self.make(space=FOUR_NETWORKS)
         asked = []
         for _ in range(30):
@@ -162,24 +189,141 @@ class TestLemonadeFromScratch(Contract):
         return Lemonade(space, costs(space=space, **of_costs), OBJECTIVES, seed, inherit=False, paper_density=True)
 
 
-class TestRandomSearch(Contract):
+class TestGuided(Contract):
+    def make(self, seed=0, space=SPACE, **of_costs):
+        return Guided(space, costs(space=space, **of_costs), OBJECTIVES, seed, box=BOX, proposals=12)
+
+
+class TestGuidedFromScratch(Contract):
+    def make(self, seed=0, space=SPACE, **of_costs):
+        options = {"box": BOX, "proposals": 4, "inherit": False, "explore": 0.5}
+        return Guided(space, costs(space=space, **of_costs), OBJECTIVES, seed, **options)
+
+
+class OfBaseline(Contract):
+    """Of strategies that train everything from scratch."""
+
+    def test_trains_from_scratch(self):
+        for trial in play(self.make(), asks=5):
+            assert trial.init == "scratch"
+            assert (trial.fidelity_from, trial.fidelity_to) == (0, 3)
+
+    def test_a_limit_that_nothing_keeps_yields_nothing(self, impatient):
+        assert self.make(limits={"params": 10.0}).ask(4) == []
+
+
+class TestRandomSearch(OfBaseline):
     reachable = 2  # it draws no kernels of 1
 
     def make(self, seed=0, space=SPACE, **of_costs):
-        return RandomSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, epochs=Schedule.constant(3.0))
-
-    def test_a_limit_that_nothing_keeps_yields_nothing(self):
-        assert self.make(limits={"params": 10.0}).ask(4) == []
-
-    def test_trains_from_scratch(self):
-        for trial in play(self.make(), asks=3):
-            assert (trial.init, trial.parent, trial.moves) == ("scratch", None, ())
-            assert (trial.fidelity_from, trial.fidelity_to) == (0, 3)
+        return RandomSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, epochs=THREE)
 
     def test_a_few_networks_within_a_tight_limit_are_found(self):
         sizes = sorted(trial.cheap["params"] for trial in play(self.make(), asks=25))
         tight = self.make(limits={"params": sizes[len(sizes) // 10]})
         assert len(tight.ask(8)) == 8
+
+
+class TestRegularizedEvolution(OfBaseline):
+    def make(self, seed=0, space=SPACE, **of_costs):
+        options = {"epochs": THREE, "population": 6, "tournament": 3}
+        return RegularizedEvolution(space, costs(space=space, **of_costs), OBJECTIVES, seed, **options)
+
+    def test_only_the_youngest_have_children(self):
+        strategy = self.make()
+        asked = play(strategy, asks=10)
+        children = [trial for trial in asked if trial.parent is not None]
+        assert len(children) == 40 - 6
+        for trial in children:
+            told = [other.id for other in asked if other.generation < trial.generation]
+            assert trial.parent in told[-6:]
+            assert len(trial.moves) == 1
+
+
+class TestLocalSearch(OfBaseline):
+    def make(self, seed=0, space=SPACE, **of_costs):
+        return LocalSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, epochs=THREE, initial=5)
+
+    def test_proposals_are_neighbours_of_the_front(self):
+        strategy = self.make()
+        play(strategy, asks=2)
+        for _ in range(5):
+            front = {entry.trial.id: entry for entry in strategy.archive.front().entries}
+            for trial in play(strategy, asks=1):
+                parent = SPACE.from_json(front[trial.parent].trial.genotype)
+                (move,) = trial.moves
+                assert SPACE.apply(parent, move_from_json(move)).genotype.hash == trial.hash
+
+    def test_begins_anew_where_all_neighbours_are_known(self):
+        strategy = LocalSearch(CELLS, costs(space=CELLS), OBJECTIVES, initial=1)
+        (first,) = strategy.ask(1)
+        strategy.tell(first.id, Result({"error": 0.01}, 1.0))  # and nothing else comes near
+        around = strategy.ask(24)
+        assert {trial.parent for trial in around} == {0, None}
+        for trial in around:
+            strategy.tell(trial.id, Result({"error": 0.5}, 1.0) if trial.parent == 0 else failed(trial))
+        front = {entry.trial.id for entry in strategy.archive.front().entries}
+        assert {trial.parent for trial in strategy.ask(40)} <= {None, *front}
+
+
+class TestNsga2(OfBaseline):
+    def make(self, seed=0, space=SPACE, **of_costs):
+        return Genetic(space, costs(space=space, **of_costs), OBJECTIVES, seed, epochs=THREE, population=5)
+
+    def test_survivors_are_what_pymoo_makes_of_all_generations(self):
+        """NSGA-II as pymoo runs it, from the same first generation and with the same children, keeps the same."""
+        strategy = self.make()
+        asked = play(strategy, asks=4, count=5)
+        strategy.ask(1)
+        values = {trial.hash: [looked_up(trial).values["error"], *trial.cheap.values()] for trial in asked}
+        survivors = Population.new(F=np.array([values[trial.hash] for trial in asked[:5]]))
+        problem = Problem(n_var=1, n_obj=3)
+        for generation in range(1, 4):
+            children = asked[5 * generation : 5 * generation + 5]
+            merged = Population.merge(survivors, Population.new(F=np.array([values[one.hash] for one in children])))
+            survivors = RankAndCrowding().do(problem, merged, n_survive=5)
+        parents = strategy._surviving()
+        assert sorted(parents.get("F").tolist()) == sorted(survivors.get("F").tolist())
+
+
+class TestSmsEmoa(OfBaseline):
+    def make(self, seed=0, space=SPACE, **of_costs):
+        options = {"epochs": THREE, "population": 4, "algorithm": "sms-emoa", "starts": True}
+        return Genetic(space, costs(space=space, **of_costs), OBJECTIVES, seed, **options)
+
+    def test_begins_with_the_starts(self):
+        first = {trial.hash for trial in self.make().ask(4)}
+        assert first == {arch.hash for arch in SPACE.starts()[:4]}
+
+
+class TestOptunaNsga2(OfBaseline):
+    reachable = 2  # the choices of the space are chains; they have no kernels of 1
+
+    def make(self, seed=0, space=SPACE, **of_costs):
+        options = {"epochs": THREE, "population": 4, "sampler": "nsga2"}
+        return OptunaSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, **options)
+
+
+class TestOptunaTpe(OfBaseline):
+    reachable = 2
+
+    def make(self, seed=0, space=SPACE, **of_costs):
+        options = {"epochs": THREE, "population": 6, "sampler": "tpe"}
+        return OptunaSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, **options)
+
+
+@pytest.mark.parametrize("name", get_args(Name))
+def test_every_strategy_searches_a_cell_space(name):
+    """By its name; its networks have been decoded from what the trials say."""
+    made = strategy(
+        name, CELLS, costs(space=CELLS), OBJECTIVES, 3, box=BOX, epochs=THREE, initial_epochs=Schedule.constant(2.0)
+    )
+    asked = play(made, asks=6, count=5)
+    assert len({trial.hash for trial in asked if trial.init != "checkpoint"}) >= 20
+    for trial in asked:
+        genotype = CELLS.from_json(trial.genotype)
+        assert CELLS.refusal(genotype) is None
+        assert CELLS.decode(genotype).hash == trial.hash
 
 
 def test_the_records_of_a_strategy_are_all_its_state():
