@@ -1,7 +1,6 @@
 """Does inheritance pay? LEMONADE against itself without inherited weights, and against random search.
 
-Every arm gets the same wall time on one core, on a fixed subset of the training images; two arms run at once, each in a
-process of its own. Objectives are error, parameters and MACs; no network has more than a million parameters.
+Every arm gets the same wall time on one core; see `arms`.
 
 1. Each rival is swept on the first seed: every network trains for so many epochs (``random-e5``), or for the same time,
    such that there is enough for so many networks (``scratch-n40``). LEMONADE is planned for 120, so ``scratch-n120`` is
@@ -19,170 +18,26 @@ Each search and each final training is kept in a file of its own, so that the sc
 
 """
 
-import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-LEMONADE = "lemonade"
+from arms import (
+    LEMONADE,
+    OBJECTIVES,
+    arguments,
+    best_variants,
+    compare,
+    final_volume,
+    print_fronts,
+    print_head,
+    print_searches,
+    result_of,
+    run_one,
+)
+
 SWEEPS = {
     "scratch": ("scratch-n120", "scratch-n40", "scratch-n20"),
     "random": ("random-e5", "random-e12", "random-n40", "random-n20"),
 }
-MOMENTS = (0.125, 0.25, 0.5, 0.75, 1.0)
-MAX_PARAMS = 1_000_000
-OBJECTIVES = ["error", "params", "macs"]
-SHARE = 0.5  # of the study's budget kept for its end, which is not used here
-STEPS, ROUNDS = 60, 5  # training steps by which it is checked that two processes do not disturb each other
-
-
-def arm_spec(arm, options, seed):
-    """The specification of one arm."""
-    from hwnas.spec import Spec
-
-    overrides = {
-        "data.source": options.data,
-        "data.train_limit": options.images,
-        "objectives": OBJECTIVES,
-        "space.max_params": MAX_PARAMS,
-        "budget.time": options.minutes * 60 / (1 - SHARE),
-        "final.share": SHARE,
-        "training.precision": options.precision,
-        "seed": seed,
-        "threads": 1,
-    }
-    kind, _, length = arm.partition("-")
-    if kind == "scratch":
-        overrides["search.inherit"] = False
-    elif kind == "random":
-        overrides["search.strategy"] = "random"
-    if length.startswith("e"):
-        overrides |= {"search.epochs": float(length[1:]), "search.initial_epochs": float(length[1:])}
-    elif length:
-        overrides["search.trainings"] = int(length[1:])
-    return Spec().resolve(overrides)
-
-
-def opened_study(arm, seed, options):
-    """The study of one arm; begun, or gone on with."""
-    from hwnas.progress import Quiet
-    from hwnas.store import Store
-    from hwnas.study import Study, load
-
-    spec = arm_spec(arm, options, seed)
-    folder = options.out / f"{arm}-{seed}"
-    store = Store.open(folder, write=True) if Store.exists(folder) else Store.create(folder, spec.to_json())
-    return Study(spec, load(spec), store, Quiet())
-
-
-def search(arm, seed, options):
-    """Search for the given minutes; the hypervolume after each training."""
-    from hwnas.archive import Archive
-
-    study = opened_study(arm, seed, options)
-    study.search()
-    records = study.store.trials()
-    done = [(trial, result) for trial, result in records if result is not None and result.status == "ok"]
-    curve = [
-        (result.info["elapsed"], study.box.volume(Archive(done[: i + 1], OBJECTIVES).matrix()))
-        for i, (_, result) in enumerate(done)
-    ]
-    return {"trainings": len(done), "curve": curve, "best": min(result.values["error"] for _, result in done)}
-
-
-def finish(arm, seed, options):
-    """Train the front that a search found from scratch, for the same epochs whatever the arm, and test it."""
-    from objectives import cost
-    from objectives.accuracy import evaluate
-    from objectives.training import train
-    from spaces.network import Network
-    from spaces.state import initial_state
-
-    study = opened_study(arm, seed, options)
-    front = study.strategy.archive.front().spread(options.front)
-    rows = []
-    for entry in front.entries:
-        arch = study.space.decode(study.space.from_json(entry.trial.genotype))
-        mean, std = list(study.data.mean), list(study.data.std)
-        network = Network(arch, initial_state(arch, seed, mean=mean, std=std).value)
-        train(network, study.data.train, study.spec.recipe(options.final_epochs, seed))
-        rows.append([1 - evaluate(network, study.data.test).value, cost.params(arch), cost.macs(arch)])
-    return {"front": rows, "volume": study.box.volume(rows)}
-
-
-def steps_per_second(options):
-    """Training steps a second of one network, in this process; nothing is searched."""
-    import torch
-
-    from hwnas.plan import network
-    from hwnas.study import load
-    from objectives.step import training_step
-    from spaces.plain import PlainSpace
-
-    spec = arm_spec(LEMONADE, options, 0)
-    data = load(spec)
-    arch = PlainSpace(data.shape, len(data.classes)).starts()[2]
-    step = training_step(network(arch, torch.device("cpu")), data.train, spec.recipe(1.0, 0))
-    rates = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        for _ in range(STEPS):
-            step()
-        rates.append(STEPS / (time.perf_counter() - began))
-    return {"rate": statistics.median(rates)}
-
-
-TASKS = {"search": search, "finish": finish}
-
-
-def run_one(task, options):
-    """One task in this process."""
-    import torch
-
-    torch.set_num_threads(1)
-    kind, arm, seed = task.split(":")
-    result = steps_per_second(options) if kind == "rate" else TASKS[kind](arm, int(seed), options)
-    file = path(task, options)
-    file.with_suffix(".tmp").write_text(json.dumps(result))
-    file.with_suffix(".tmp").replace(file)
-
-
-def path(task, options):
-    """Where the result of a task is kept."""
-    return options.out / f"{task.replace(':', '-')}.json"
-
-
-def result_of(task, options):
-    """The result of a task, or None."""
-    file = path(task, options)
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-def run_all(tasks, options):
-    """Those that have no result yet, so many at a time."""
-    waiting = [task for task in tasks if result_of(task, options) is None]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = []
-    while waiting or running:
-        if any(process.poll() for process in running):
-            for process in running:
-                process.kill()
-            sys.exit("a task failed; see above. What is finished is kept: mend it and start again")
-        running = [process for process in running if process.poll() is None]
-        if waiting and len(running) < options.parallel:
-            task = waiting.pop(0)
-            print(f"{time.strftime('%H:%M:%S')} {task}", flush=True)
-            running.append(subprocess.Popen([sys.executable, *sys.argv, "--only", task], env=environment))
-        time.sleep(0.5)
-
-
-def volume_at(curve, seconds):
-    """Hypervolume at a moment; it may fall, as a network that is trained on is judged anew."""
-    return next((volume for elapsed, volume in reversed(curve) if elapsed <= seconds), 0.0)
 
 
 def seconds_to(curve, aim):
@@ -193,12 +48,6 @@ def seconds_to(curve, aim):
             break
         reached = elapsed
     return reached
-
-
-def final_volume(arm, seed, options):
-    """Validation hypervolume of a search at its end; None if it has not run."""
-    found = result_of(f"search:{arm}:{seed}", options)
-    return None if found is None else volume_at(found["curve"], options.minutes * 60)
 
 
 def gains(arm, seed, options):
@@ -226,41 +75,13 @@ def gains(arm, seed, options):
     return found
 
 
-def best_variants(options):
-    """Of each family the arm with the largest validation hypervolume at the end, on the first seed."""
-    best = []
-    for arms in SWEEPS.values():
-        ranked = {arm: final_volume(arm, options.seeds[0], options) for arm in arms}
-        best += [max((arm for arm in arms if ranked[arm] is not None), key=ranked.get, default=arms[0])]
-    return best
-
-
-def undisturbed(options):
-    """Training steps a second of one process alone, and of each of two at once."""
-    run_all(["rate:alone:0"], options)
-    run_all(["rate:pair:0", "rate:pair:1"], options)
-
-
 def report(options):
     """Tables over the results there are."""
-    rates = [result_of(f"rate:{which}", options) for which in ("alone:0", "pair:0", "pair:1")]
-    if all(rates):
-        alone, *pair = [rate["rate"] for rate in rates]
-        print(f"\ntraining steps a second: alone {alone:.2f}; two at once {pair[0]:.2f} and {pair[1]:.2f}")
-    total = options.minutes * 60
-    head = "".join(f"{moment * options.minutes:>8.3g}m" for moment in MOMENTS)
-    columns = f"{'arm':<14}{'seeds':>6}{'trained':>9}{head}   at the end; lowest error %"
-    print(f"\nvalidation hypervolume, median over seeds\n{columns}")
-    for arm in (LEMONADE, *(arm for arms in SWEEPS.values() for arm in arms)):
-        own = [found for seed in options.seeds if (found := result_of(f"search:{arm}:{seed}", options))]
-        if own:
-            volumes = [statistics.median(volume_at(found["curve"], m * total) for found in own) for m in MOMENTS]
-            ends = " ".join(f"{volume_at(found['curve'], total):.3f}" for found in own)
-            print(f"{arm:<14}{len(own):>6}{statistics.median(found['trainings'] for found in own):>9.0f}", end="")
-            lowest = " ".join(f"{100 * found['best']:.1f}" for found in own)
-            print("".join(f"{volume:>9.4f}" for volume in volumes), f"  {ends}; {lowest}")
+    arms = (LEMONADE, *best_variants(SWEEPS.values(), options))
+    print_head(options)
+    print_searches((LEMONADE, *(arm for arms in SWEEPS.values() for arm in arms)), options)
     print("\nvolume that a training adds, mean in thousandths (trainings), all seeds")
-    for arm in (LEMONADE, *best_variants(options)):
+    for arm in arms:
         seeds = [seed for seed in options.seeds if result_of(f"search:{arm}:{seed}", options)]
         own = [gains(arm, seed, options) for seed in seeds]
         added = {kind: [gain for found in own for gain in found[kind]] for kind in own[0]} if own else {}
@@ -270,56 +91,27 @@ def report(options):
             if of_kind
         ]
         print(f"{arm:<14} {', '.join(cells)}")
-    print("\nfronts trained identically: test hypervolume, best test accuracy %")
-    for arm in (LEMONADE, *best_variants(options)):
-        own = [found for seed in options.seeds if (found := result_of(f"finish:{arm}:{seed}", options))]
-        if own:
-            volumes = " ".join(f"{found['volume']:.3f}" for found in own)
-            best = " ".join(f"{100 * (1 - min(found['front'])[0]):.1f}" for found in own)
-            median = statistics.median(found["volume"] for found in own)
-            print(f"{arm:<14} median {median:.4f}  ({volumes})  best {best}")
+    print_fronts(arms, options)
     print()
-    for arm in best_variants(options):
+    for arm in arms[1:]:
         shares = []
         for seed in options.seeds:
             aim, found = final_volume(arm, seed, options), result_of(f"search:{LEMONADE}:{seed}", options)
             if aim is not None and found:
-                shares.append(f"{seconds_to(found['curve'], aim) / total:.2f}")
+                shares.append(f"{seconds_to(found['curve'], aim) / (options.minutes * 60):.2f}")
         if shares:
             print(f"{LEMONADE} has the final validation hypervolume of {arm} after {', '.join(shares)} of the time")
 
 
 def main():
     """Parse, run, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a folder of images or the name of a data set")
-    parser.add_argument("--out", type=Path, required=True, help="folder for results")
-    parser.add_argument("--minutes", type=float, default=12.0, help="wall time of a search")
-    parser.add_argument("--images", type=int, default=10_000, help="training images")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--front", type=int, default=8, help="networks of a front that are trained identically")
-    parser.add_argument("--final-epochs", type=float, default=10.0)
-    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of all training, alike")
-    parser.add_argument("--parallel", type=int, default=2, help="processes at once; at most the cores of the machine")
-    parser.add_argument("--only", help=argparse.SUPPRESS)
-    parser.add_argument("--report", action="store_true", help="print what there is and stop")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.only:
         run_one(options.only, options)
         return
     if not options.report:
-        first, *others = options.seeds
-        undisturbed(options)
-        run_all([f"search:{arm}:{first}" for arm in (LEMONADE, *SWEEPS["scratch"], *SWEEPS["random"])], options)
-        arms = [LEMONADE, *best_variants(options)]
-        run_all([f"search:{arm}:{seed}" for seed in others for arm in arms], options)
-        run_all([f"finish:{arm}:{seed}" for seed in options.seeds for arm in arms], options)
-    import torch
-
-    from latency import Deployment
-
-    print(f"{Deployment.here().device}, torch {torch.__version__}, {options.minutes:g} minutes an arm")
+        compare([LEMONADE], SWEEPS.values(), options)
     report(options)
 
 

@@ -62,12 +62,14 @@ class Variant:
         name: In `hwnas.strategies`; None: `UniformParents`.
         options: Arguments.
         batch: How many networks it is asked for at a time; it knows all results before.
+        blind: Whether the space begins with random networks, instead of those that it would.
     """
 
     label: str
     name: str | None
     options: dict
     batch: int = 1
+    blind: bool = False
 
 
 def swept(name, **options):
@@ -81,16 +83,19 @@ def swept(name, **options):
     ]
 
 
-#: Every strategy and its sweep. Those after the empty line are ablations, run when they are named.
+#: Every strategy and its sweep.
 STRATEGIES = {
     "lemonade": [Variant("", "lemonade", SCRATCH, 8)],
     "surrogate": [Variant("", "surrogate", SCRATCH, 4)],
     "random": [Variant("", "random", {})],
     "regularized-evolution": [
         Variant(
-            f"population {size}, tournament {drawn}", "regularized-evolution", {"population": size, "tournament": drawn}
+            f"population {size}, tournament {drawn}{', starts' * starts}",
+            "regularized-evolution",
+            {"population": size, "tournament": drawn, "starts": starts},
         )
         for size, drawn in ((10, 3), (20, 5), (20, 10), (50, 10))
+        for starts in (False, True)
     ],
     "local-search": [
         Variant(f"initial {count}{', starts' * starts}", "local-search", {"initial": count, "starts": starts})
@@ -101,6 +106,7 @@ STRATEGIES = {
     "sms-emoa": swept("sms-emoa"),
     "optuna-nsga2": [Variant(f"population {size}", "optuna-nsga2", {"population": size}, 8) for size in (10, 20, 50)],
     "optuna-tpe": [Variant(f"{count} at first", "optuna-tpe", {"population": count}, 8) for count in (10, 30)],
+    # Ablations, run when they are named.
     "lemonade-uniform": [Variant("", None, SCRATCH, 8)],
     "lemonade-one-stage": [Variant("", "lemonade", {**SCRATCH, "proposals": 1}, 8)],
     "lemonade-paper": [Variant("", "lemonade", {**SCRATCH, "paper_density": True}, 8)],
@@ -112,17 +118,29 @@ STRATEGIES = {
         f"surrogate-proposals-{count}": [Variant("", "surrogate", {**SCRATCH, "proposals": count}, 4)]
         for count in (6, 12, 48, 96)
     },
+    "surrogate-blind": [Variant("", "surrogate", SCRATCH, 4, blind=True)],
+    "lemonade-blind": [Variant("", "lemonade", SCRATCH, 8, blind=True)],
     **{f"surrogate-batch-{size}": [Variant("", "surrogate", SCRATCH, size)] for size in (1, 8, 16)},
 }
 DEFAULT = ("lemonade", "surrogate", "random", "regularized-evolution", "local-search", "nsga2", "sms-emoa")
 
 
 class Table(CellSpace):
-    """The rows of a table as a space: each is a network of its own, dead edges and all."""
+    """The rows of a table as a space: each is a network of its own, dead edges and all.
 
-    def __init__(self, rows):
+    Args:
+        rows: By architecture string.
+        first: What searches begin with; None: what they begin with in any space of cells.
+    """
+
+    def __init__(self, rows, first=None):
         super().__init__((3, 32, 32), 10)
         object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "first", first)
+
+    def starts(self):
+        """Those of cells, or others."""
+        return super().starts() if self.first is None else self.first
 
     def hash(self, genotype):
         """The row."""
@@ -221,7 +239,10 @@ def loaded(arguments):
 def run(arguments, variant, seed):
     """One search: the fraction after each evaluation, and the seconds that the strategy took."""
     options, given = parsed(list(arguments)), loaded(arguments)
+    rng = np.random.default_rng([seed, 201])
     table = Table(given.rows)
+    if variant.blind:
+        table = Table(given.rows, [table.sample(rng) for _ in table.starts()])
     searched_on_error = options.search_error is None
     box = given.box()
     if not searched_on_error:  # there nobody knows what is a bad error: as in a study, guessing is
@@ -295,7 +316,7 @@ def kept(arguments, options, variant, seed):
     if options.cache is None:
         return run(arguments, variant, seed)
     inputs = [options.error, options.search_error, options.device, options.objectives, options.reference_error]
-    what = [*inputs, options.evaluations, variant.name, variant.options, variant.batch, seed]
+    what = [*inputs, options.evaluations, variant.name, variant.options, variant.batch, variant.blind, seed]
     path = options.cache / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]}.json"
     if not path.exists():
         made = run(arguments, variant, seed)

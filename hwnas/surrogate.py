@@ -24,7 +24,9 @@ MOST_STEPS = 30
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """A Gaussian process on the logarithm of the error (Rasmussen and Williams, 2006), Matérn 5/2 and noise.
+    """A Gaussian process on the logarithm of the error (Rasmussen and Williams, 2006).
+
+    A linear trend, which is all that few networks can tell, a Matérn 5/2 departure from it, and noise.
 
     Features are standardised and count alike. A feature that some rows lack is 0 there, one that is NaN its mean.
 
@@ -51,7 +53,7 @@ class ErrorModel:
         """
         from sklearn.exceptions import ConvergenceWarning  # a second to import
         from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+        from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
         names = tuple(sorted({name for row in rows for name in row}))
         values = _matrix(rows, names)
@@ -62,7 +64,9 @@ class ErrorModel:
         varies = spread > 1e-9 * np.maximum(1, np.abs(centre))
         names = tuple(name for name, one in zip(names, varies, strict=True) if one)
         scale = spread[varies] * np.sqrt(max(1, len(names)))
-        kernel = ConstantKernel(1.0, (0.01, 100)) * Matern(1.0, (0.05, 20), nu=2.5) + WhiteKernel(0.01, (1e-4, 1))
+        trend = ConstantKernel(1.0, (0.01, 100)) * DotProduct(0.1, sigma_0_bounds="fixed")
+        departure = ConstantKernel(1.0, (0.01, 100)) * Matern(1.0, (0.05, 20), nu=2.5)
+        kernel = trend + departure + WhiteKernel(0.01, (1e-4, 1))
         process = GaussianProcessRegressor(kernel, normalize_y=True, optimizer=_optimised)
         model = cls(names, centre[varies], scale, process)
         with warnings.catch_warnings():  # a parameter at its bound is no trouble

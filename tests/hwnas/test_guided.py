@@ -98,13 +98,11 @@ def test_what_is_running_counts_as_guessed():
     """The same costs are not chosen again while one of them trains."""
     strategy = make(inherit=False, explore=0.0)
     play(strategy, asks=6, answer=by_structure)
-    known = [entry.values for entry in strategy.archive.entries]
     running = strategy.ask(4)
-    model = strategy._model([entry for entry in strategy.archive.entries])
+    model = strategy._model(strategy.archive.entries)
     front = strategy._expected_front(model)
     assert len(front) == len(strategy.archive.front()) + 4
     assert front[-4:, 0] * BOX.reference[0] == pytest.approx([trial.config[CONFIG] for trial in running], rel=0.2)
-    assert len(known) == 24
 
 
 @pytest.mark.parametrize("inherit", [True, False])

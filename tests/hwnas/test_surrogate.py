@@ -21,7 +21,9 @@ def rows(count, seed=0):
 
 
 def errors(rows):
-    return np.array([0.5 * math.exp(-0.1 * row["depth"] - 0.2 * row["width"]) + 0.02 * row.get("rare", 0) for row in rows])
+    return np.array(
+        [0.5 * math.exp(-0.1 * row["depth"] - 0.2 * row["width"]) + 0.02 * row.get("rare", 0) for row in rows]
+    )
 
 
 def test_orders_networks_it_has_not_seen():

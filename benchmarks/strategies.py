@@ -1,0 +1,33 @@
+"""Strategies at equal wall time on real training: LEMONADE, alone and with a surrogate, against its rivals.
+
+Every arm runs on one core; see `arms`. Each rival is swept on the first seed, over how many networks its time is shared
+out among; its best variant then runs on all seeds. The front of each arm is trained again *identically*, from scratch,
+and scored on the test split.
+
+    python benchmarks/strategies.py --data fashion-mnist --out results --minutes 4 --seeds 0 1 2
+
+"""
+
+from arms import LEMONADE, arguments, best_variants, compare, print_fronts, print_head, print_searches, run_one
+
+OURS = (LEMONADE, "surrogate")
+RIVALS = ("random", "regularized-evolution", "local-search", "nsga2")
+SWEEPS = [[f"{rival}-n{networks}" for networks in (20, 40)] for rival in RIVALS]
+
+
+def main():
+    """Parse, run, report."""
+    options = arguments(__doc__).parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.only:
+        run_one(options.only, options)
+        return
+    if not options.report:
+        compare(OURS, SWEEPS, options)
+    print_head(options)
+    print_searches((*OURS, *(arm for arms in SWEEPS for arm in arms)), options)
+    print_fronts((*OURS, *best_variants(SWEEPS, options)), options)
+
+
+if __name__ == "__main__":
+    main()
