@@ -31,10 +31,11 @@ from hwnas.store import Store
 from objectives import cost
 from objectives.data import load_data
 from spaces.arch import Arch
+from spaces.cellspace import CellSpace
 from spaces.errors import DataError, HwnasError, LimitError, SpecError, StoreError, TrainingError
 from spaces.morphisms import move_from_json
 from spaces.plain import PlainSpace
-from tests.hwnas.toys import FATAL, Notes, Search, short
+from tests.hwnas.toys import FATAL, SHORT, Notes, Search, short
 
 pytestmark = pytest.mark.usefixtures("table_cache")
 
@@ -574,6 +575,25 @@ def test_random_search_on_other_objectives(tmp_path):
     assert all(latency.p50_ms > 0 for model in manifest.models for latency in model.latency.values())
     objectives = {entry.key: entry.value for entry in onnx.load(out / "front" / manifest.models[0].file).metadata_props}
     assert set(json.loads(objectives["objectives"])) == {"error", "peak_memory"}
+
+
+def test_cells_are_searched_with_a_surrogate_like_any_network(tmp_path):
+    overrides = {"space": {"kind": "cell", "channels": 3, "cells": 1}, "search.strategy": "surrogate"}
+    stock = {"final.references": True, "final.models": 2}
+    spec = Spec().resolve({key: value for key, value in SHORT.items() if not key.startswith("space.")})
+    out = runfolder.search(spec.resolve({**overrides, **stock, "budget.trainings": 24}), tmp_path / "run")
+    space = CellSpace((1, 8, 8), 10, channels=3, cells=1)
+    trials = [trial for trial, _ in records(out)]
+    assert any(trial.init == "parent" and trial.moves for trial in trials)
+    assert any("predicted error" in trial.config for trial in trials)
+    for model in verify(out).models:
+        first, *_ = model.lineage
+        genotype = space.from_json(first["genotype"])
+        for move in (move for step in model.lineage for move in step["moves"]):
+            genotype = space.apply(genotype, move_from_json(move)).genotype
+        assert space.hash(genotype) == model.id
+    with pytest.raises(LimitError, match=r"smaller networks by space\.channels, space\.cells or data\.image_size"):
+        runfolder.search(spec.resolve({**overrides, "limits.params": "100"}), tmp_path / "other")
 
 
 def test_a_folder_is_found_again_from_elsewhere(tmp_path, monkeypatch):

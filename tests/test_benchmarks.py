@@ -1,0 +1,85 @@
+"""The comparison on NAS-Bench-201 runs on any table of that form, and reports what it says it does."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spaces.cell import OPERATIONS, pruned, write
+from spaces.cellspace import CellSpace
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Tables of all cells, with accuracies and latencies that are made up; one latency is lacking."""
+    folder = tmp_path_factory.mktemp("tables")
+    cells = list(itertools.product(OPERATIONS, repeat=6))
+    space, rng = CellSpace((3, 32, 32), 10), np.random.default_rng(0)
+    alive = [pruned(cell) for cell in cells]
+    convs = np.array([sum(op.startswith("nor_conv") for op in cell) + ("skip_connect" in cell) for cell in alive])
+    index = np.arange(len(cells))
+    accuracy = np.where([any(op != "none" for op in cell) for cell in alive], 94 - 30 * np.exp(-0.6 * convs), 10.0)
+    some = [i % 500 == 0 for i in index]
+    params = [space.params(write(cell)) if one else 1e5 for cell, one in zip(cells, some, strict=True)]
+    texts = [write(cell) for cell in cells]
+    pd.DataFrame(
+        {"arch_index": index, "arch_str": texts, "params": params, "test": accuracy, "early": accuracy / 2}
+    ).to_parquet(folder / "accuracy.parquet")
+    latency = 2.0 + convs + rng.uniform(0, 0.5, len(cells))
+    pd.DataFrame({"arch_index": index, "board": np.where(index == 7, np.nan, latency)}).to_parquet(
+        folder / "latency.parquet"
+    )
+    return folder
+
+
+def run(tables, *arguments):
+    files = ["--accuracy", tables / "accuracy.parquet", "--latency", tables / "latency.parquet"]
+    command = [sys.executable, BENCHMARKS / "nasbench201.py", *files, "--error", "test", "--jobs", "1", *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+
+def test_the_comparison_reports_what_it_promises(tables, tmp_path):
+    out = tmp_path / "found.json"
+    asked = ["--device", "board", "--strategies", "lemonade", "surrogate", "--evaluations", "50", "--seeds", "2"]
+    done = run(tables, *asked, "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("board, error,latency, error test; reference (0.2, ")
+    found = json.loads(out.read_text())["strategies"]
+    assert set(found) == {"random", "lemonade", "surrogate"}
+    for one in found.values():
+        assert 0 < one["fraction"]["50"]["q25"] <= one["fraction"]["50"]["median"] <= one["fraction"]["50"]["q75"] <= 1
+        assert set(one["evaluations_to"]) == {"0.98", "0.99"}
+    assert found["surrogate"]["fraction"]["50"]["median"] > found["random"]["fraction"]["50"]["median"]
+
+
+def test_a_cheap_error_is_searched_on_and_the_real_one_scored(tables, tmp_path):
+    out = tmp_path / "found.json"
+    asked = ["--device", "board", "--strategies", "local-search", "--evaluations", "50", "--seeds", "2"]
+    done = run(tables, *asked, "--search-error", "early", "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert "error early, scored by test" in done.stdout
+    assert json.loads(out.read_text())["strategies"]["local-search"]["fraction"]["50"]["median"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--device", "phone"], "has no column 'phone'; it has arch_index, board"),
+        (["--device", "board", "--search-error", "late"], "has no column 'late'; it has arch_index, arch_str"),
+        (["--device", "board", "--objectives", "latency"], "--objectives is 'latency'; write error,latency"),
+        (["--device", "board", "--reference-error", "1"], "no row has an error below 1 %"),
+        (["--device", "board", "--seeds", "0"], "must be at least 1"),
+    ],
+)
+def test_what_cannot_be_says_why(tables, arguments, why):
+    done = run(tables, *arguments)
+    assert done.returncode != 0
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
