@@ -4,7 +4,8 @@ Nothing is trained: errors come from a table of accuracies, latencies from one o
 many seeds and measured by the part of the true hypervolume that its networks dominate after so many evaluations. The
 reference point is an error of 20 % (where no row is better: the median error) and the worst latency; the volume is
 normalised by that of the true front. A baseline has some variants (its sweep), each run on all seeds; it is shown at
-the one that is best on average over the evaluations. Results that exist are kept in --cache and not made again.
+the one that is best on average over the evaluations. Results are kept in --cache and not made again; empty it when the
+code changes.
 
     python benchmarks/nasbench201.py --accuracy accuracy.parquet --latency latency_ms.parquet --device 1080ti_1
 
@@ -33,10 +34,11 @@ from hwnas.box import Box
 from hwnas.costs import Costs
 from hwnas.lemonade import Lemonade
 from hwnas.schedule import Schedule
-from hwnas.strategies import strategy
+from hwnas.strategies import make_strategy
 from hwnas.trial import Result
 from objectives.base import Estimate
 from spaces.cellspace import CellSpace
+from spaces.wholefile import write_whole
 
 MOMENTS = (50, 100, 200, 300, 400)
 PARTS = (0.98, 0.99)
@@ -46,11 +48,11 @@ SCRATCH = {"inherit": False}
 
 
 class UniformParents(Lemonade):
-    """LEMONADE without its density: parents, and children to be trained, are drawn uniformly."""
+    """LEMONADE with parents drawn uniformly; children to be trained by density as ever."""
 
-    def chances(self, front, candidates):
+    def parent_chances(self, front):
         """All alike."""
-        return np.full(len(candidates), 1 / len(candidates))
+        return np.full(len(front), 1 / len(front))
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Variant:
         options: Arguments.
         batch: How many networks it is asked for at a time; it knows all results before.
         blind: Whether the space begins with random networks, instead of those that it would.
+        study_box: Whether the surrogate is told of hypervolume as in a study, where costs are logarithms and the worst
+            error is that of guessing; else as it is measured here.
     """
 
     label: str
@@ -70,6 +74,7 @@ class Variant:
     options: dict
     batch: int = 1
     blind: bool = False
+    study_box: bool = False
 
 
 def swept(name, **options):
@@ -104,8 +109,8 @@ STRATEGIES = {
     ],
     "nsga2": swept("nsga2"),
     "sms-emoa": swept("sms-emoa"),
-    "optuna-nsga2": [Variant(f"population {size}", "optuna-nsga2", {"population": size}, 8) for size in (10, 20, 50)],
-    "optuna-tpe": [Variant(f"{count} at first", "optuna-tpe", {"population": count}, 8) for count in (10, 30)],
+    "optuna-nsga2": [Variant(f"population {size}", "optuna-nsga2", {"population": size}) for size in (10, 20, 50)],
+    "optuna-tpe": [Variant(f"{count} at first", "optuna-tpe", {"population": count}) for count in (10, 30)],
     # Ablations, run when they are named.
     "lemonade-uniform": [Variant("", None, SCRATCH, 8)],
     "lemonade-one-stage": [Variant("", "lemonade", {**SCRATCH, "proposals": 1}, 8)],
@@ -118,6 +123,7 @@ STRATEGIES = {
         f"surrogate-proposals-{count}": [Variant("", "surrogate", {**SCRATCH, "proposals": count}, 4)]
         for count in (6, 12, 48, 96)
     },
+    "surrogate-study-box": [Variant("", "surrogate", SCRATCH, 4, study_box=True)],
     "surrogate-blind": [Variant("", "surrogate", SCRATCH, 4, blind=True)],
     "lemonade-blind": [Variant("", "lemonade", SCRATCH, 8, blind=True)],
     **{f"surrogate-batch-{size}": [Variant("", "surrogate", SCRATCH, size)] for size in (1, 8, 16)},
@@ -139,8 +145,8 @@ class Table(CellSpace):
         object.__setattr__(self, "first", first)
 
     def starts(self):
-        """Those of cells, or others."""
-        return super().starts() if self.first is None else self.first
+        """Those of cells that the table has, or others."""
+        return [cell for cell in super().starts() if cell in self.rows] if self.first is None else self.first
 
     def hash(self, genotype):
         """The row."""
@@ -188,10 +194,11 @@ class Problem:
         """Of the true hypervolume."""
         return pareto.hypervolume(values, self.reference) / self.volume
 
-    def box(self):
-        """Where a strategy that asks for it is told that hypervolume is measured."""
-        ideal = [0.0, *(min(row[name] for row in self.rows.values()) for name in self.objectives[1:])]
-        return Box(self.objectives, tuple(ideal), self.reference, logarithmic=False)
+    def box(self, as_in_a_study):
+        """Where a strategy that asks for it is told that hypervolume is measured; see `Variant`."""
+        ideal = (0.0, *(min(row[name] for row in self.rows.values()) for name in self.objectives[1:]))
+        reference = (0.9, *self.reference[1:]) if as_in_a_study else self.reference
+        return Box(self.objectives, ideal, reference, logarithmic=as_in_a_study)
 
 
 def problem(options):
@@ -244,15 +251,13 @@ def run(arguments, variant, seed):
     if variant.blind:
         table = Table(given.rows, [table.sample(rng) for _ in table.starts()])
     searched_on_error = options.search_error is None
-    box = given.box()
-    if not searched_on_error:  # there nobody knows what is a bad error: as in a study, guessing is
-        box = Box(box.objectives, box.ideal, (0.9, *box.reference[1:]), logarithmic=False)
+    box = given.box(as_in_a_study=variant.study_box or not searched_on_error)
     arguments = (table, TableCosts(table, given.objectives[1:]), given.objectives, seed)
     epochs = {"epochs": ONE_EPOCH, "initial_epochs": ONE_EPOCH}
     chosen = (
         UniformParents(*arguments, **epochs, **variant.options)
         if variant.name is None
-        else strategy(variant.name, *arguments, box=box, **epochs, **variant.options)
+        else make_strategy(variant.name, *arguments, box=box, **epochs, **variant.options)
     )
     asked, clock = [], [time.process_time()]
     while len(asked) < options.evaluations:
@@ -320,13 +325,29 @@ def kept(arguments, options, variant, seed):
     if options.cache is None:
         return run(arguments, variant, seed)
     inputs = [options.error, options.search_error, options.device, options.objectives, options.reference_error]
-    what = [*inputs, options.evaluations, variant.name, variant.options, variant.batch, variant.blind, seed]
-    path = options.cache / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]}.json"
+    what = [
+        *inputs,
+        options.evaluations,
+        variant.name,
+        variant.options,
+        variant.batch,
+        variant.blind,
+        variant.study_box,
+        seed,
+    ]
+    text = json.dumps([what, contents(options.accuracy), contents(options.latency)])
+    path = options.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
     if not path.exists():
         made = run(arguments, variant, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(made))
+        write_whole(path, json.dumps(made))
     return json.loads(path.read_text())
+
+
+@functools.lru_cache(maxsize=2)
+def contents(path):
+    """Hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def parsed(arguments=None):
@@ -373,7 +394,8 @@ def main():
             for variant in STRATEGIES[name]
         }
         best = max(variants, key=lambda label: variants[label]["mean"])
-        found[name] = {**variants[best], "variant": best, "sweep": {label: v["mean"] for label, v in variants.items()}}
+        sweep = {label: {key: one[key] for key in ("mean", "evaluations_to")} for label, one in variants.items()}
+        found[name] = {**variants[best], "variant": best, "sweep": sweep}
     for name in names:
         found[name]["p_against_random"] = against(found[name], found["random"])
     report(options, given, found)
@@ -401,6 +423,18 @@ def report(options, given, found):
         print("".join(f"{one['evaluations_to'][str(part)] or '-':>8}" for part in PARTS), end="")
         seconds = f"{one['seconds_per_1000']:8.1f} {one['seconds_per_1000_at_end']:7.1f}"
         print(f" {seconds} {one['p_against_random'][str(moments[-1])]:8.1g}")
+    for part in map(str, PARTS):
+        needs = {
+            f"{name} ({label})": one["evaluations_to"][part] or float("inf")
+            for name in found
+            if not name.startswith(("surrogate", "lemonade"))
+            for label, one in found[name]["sweep"].items()
+        }
+        soonest = min(needs, key=needs.get)
+        for name in ("lemonade", "surrogate"):
+            own = found.get(name, {}).get("evaluations_to", {}).get(part)
+            if own:
+                print(f"to {part} {name} needs {own / needs[soonest]:.2f} of what the soonest rival does, {soonest}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from pathlib import Path
 import nasbench201
 import numpy as np
 
-from hwnas.strategies import strategy
+from hwnas.strategies import make_strategy
 from hwnas.trial import Result
 
-TIMES = (10, 20, 40)
 NAMES = {
     "lemonade": nasbench201.SCRATCH,
     "surrogate": nasbench201.SCRATCH,
@@ -30,32 +29,31 @@ NAMES = {
 
 
 @lru_cache(maxsize=1)
-def loaded(accuracy, latency, device):
+def loaded(accuracy, latency, device, error):
     """The problem, and the mean multiply-accumulates of its rows."""
-    given = nasbench201.problem(
-        nasbench201.parsed(["--accuracy", str(accuracy), "--latency", str(latency), "--device", device])
-    )
+    files = ["--accuracy", str(accuracy), "--latency", str(latency)]
+    given = nasbench201.problem(nasbench201.parsed([*files, "--device", device, "--error", error]))
     table = nasbench201.Table(given.rows)
     return given, table, float(np.mean([table.macs(genotype) for genotype in given.rows]))
 
 
 def simulated(options, name, steady, seed):
     """Fractions at the times, and how many networks had been trained at the last."""
-    given, table, mean = loaded(options.accuracy, options.latency, options.device)
-    chosen = strategy(
+    given, table, mean = loaded(options.accuracy, options.latency, options.device, options.error)
+    chosen = make_strategy(
         name,
         table,
         nasbench201.TableCosts(table, given.objectives[1:]),
         given.objectives,
         seed,
-        box=given.box(),
+        box=given.box(as_in_a_study=False),
         epochs=nasbench201.ONE_EPOCH,
         initial_epochs=nasbench201.ONE_EPOCH,
         **NAMES[name],
     )
     rng = np.random.default_rng(seed)
     running, done, now = [], [], 0.0
-    while now < max(TIMES):
+    while now < max(options.times):
         free = options.workers - len(running)
         if steady or not running:
             for trial in chosen.ask(free):
@@ -66,7 +64,7 @@ def simulated(options, name, steady, seed):
         now, _, trial = heapq.heappop(running)
         chosen.tell(trial.id, Result({"error": given.rows[trial.genotype]["error"]}, 0.0))
         done.append((now, [given.rows[trial.genotype][column] for column in given.objectives]))
-    values = [[row for ended, row in done if ended <= time] for time in TIMES]
+    values = [[row for ended, row in done if ended <= time] for time in options.times]
     return [given.fraction(rows) if rows else 0.0 for rows in values], len(values[-1])
 
 
@@ -76,6 +74,8 @@ def main():
     parser.add_argument("--accuracy", type=Path, required=True)
     parser.add_argument("--latency", type=Path, required=True)
     parser.add_argument("--device", required=True)
+    parser.add_argument("--error", default="c10_test_200")
+    parser.add_argument("--times", type=float, nargs="+", default=[10, 20, 40], help="at which they are compared")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=2)
@@ -85,7 +85,7 @@ def main():
         found = list(pool.map(partial(simulated, options), *zip(*tasks, strict=True)))
     print(f"{options.device}, {options.workers} workers, {options.seeds} seeds")
     print("median part of the true volume after so many units of time; networks trained")
-    print(f"{'':30}" + "".join(f"{time:>8}" for time in TIMES) + f"{'trained':>10}")
+    print(f"{'':30}" + "".join(f"{time:>8g}" for time in options.times) + f"{'trained':>10}")
     for name in NAMES:
         for steady in (False, True):
             runs = [one for (*what, _), one in zip(tasks, found, strict=True) if what == [name, steady]]

@@ -91,7 +91,9 @@ class Genetic(Baseline):
             made = self._algorithm.mating.do(
                 self._problem, parents, count, algorithm=self._algorithm, random_state=rng, n_max_iterations=1
             )
-            drafts += self.fresh([(one.X[0], None, ()) for one in made], seen)
+            children = [one.X[0] for one in made]
+            within = [child for child in children if self.space.refusal(child) is None]  # no crossover looks after that
+            drafts += self.fresh([(child, None, ()) for child in within], seen)
         return drafts[:count]
 
     def _surviving(self) -> Any:

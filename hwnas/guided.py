@@ -16,6 +16,7 @@ from hwnas.pareto import Points
 from hwnas.strategy import Draft
 from hwnas.surrogate import LEAST_ERROR, ErrorModel, Row
 from hwnas.trial import Trial
+from spaces.errors import SpecError
 from spaces.space import Space
 
 #: Under this name a trial keeps the error that was predicted before it was trained.
@@ -34,6 +35,15 @@ PRIOR, PRIOR_WEIGHT = 0.5, 8
 WORST = 1.25
 
 
+def milestone(count: int) -> int:
+    """Of so many results, how many the kernel's parameters are found on: anew whenever there are a tenth more.
+
+    >>> [milestone(count) for count in (6, 100, 106, 107)]
+    [6, 97, 97, 106]
+    """
+    return max(FEWEST, int(1.1 ** int(math.log(count, 1.1))))
+
+
 class Guided(Lemonade):
     """Children are accepted by the hypervolume that they are expected to add.
 
@@ -42,7 +52,7 @@ class Guided(Lemonade):
        inherited, from the error of its parent and how long it will have been trained.
     3. Accepted are those that add most to the front, batch by batch; what is still being trained counts as guessed.
     4. A part is accepted by LEMONADE's density all the same; the larger, the less the guesses before training agree
-       with the errors after it (Spearman's rank correlation). Where they do not agree at all, it is plain LEMONADE.
+       with the errors after it (Spearman's rank correlation). Where they do not agree, it becomes plain LEMONADE.
 
     Args:
         space: See `Lemonade`.
@@ -53,6 +63,9 @@ class Guided(Lemonade):
         proposals: Children made for each that is trained.
         explore: Least part of the children that is accepted by density.
         options: See `Lemonade`.
+
+    Raises:
+        SpecError: Errors in the box do not begin at 0.
     """
 
     def __init__(
@@ -68,16 +81,20 @@ class Guided(Lemonade):
         **options: Any,
     ) -> None:
         super().__init__(space, costs, objectives, seed, proposals=proposals, **options)
+        if box.ideal[box.objectives.index("error")] != 0 or box.reference[box.objectives.index("error")] <= 0:
+            raise SpecError(f"the box is {box}; errors must reach from 0 to something above it")
         self.box = box
         self.explore = explore
-        self._structures: dict[str, Row] = {}  # by hash, since one is asked for again and again
+        # Both follow from the records alone; they are kept since they take long.
+        self._structures: dict[Any, Row] = {}  # by genotype, or number of the trial
+        self._kernel: tuple[Any, Any] = (None, None)  # and what it was found on
 
     def accepted(
         self, front: Archive, drafts: Sequence[Draft], count: int, offset: int, rng: np.random.Generator
     ) -> list[Trial]:
         """Those that are expected to add most, and some by density."""
         known = [Entry(trial, result) for trial, result in self.records if result is not None and result.status == "ok"]
-        if len(known) < FEWEST:
+        if len(known) < FEWEST or not count:
             return super().accepted(front, drafts, count, offset, rng)
         model = self._model(known[-MOST:])
         guessed, spread = model.predict([self._of_draft(draft) for draft in drafts])
@@ -110,7 +127,11 @@ class Guided(Lemonade):
     def _model(self, known: Sequence[Entry]) -> ErrorModel:
         errors = np.array([entry.values["error"] for entry in known])
         rows = [self._of_trial(entry.trial, entry.epochs) for entry in known]
-        return ErrorModel.fit(rows, errors, WORST * self._worst_error)
+        worst, some = WORST * self._worst_error, milestone(len(known))
+        based_on = [(entry.trial.id, entry.values["error"]) for entry in known[:some]]
+        if self._kernel[0] != based_on:
+            self._kernel = based_on, ErrorModel.fit(rows[:some], errors[:some], worst).kernel
+        return ErrorModel.fit(rows, errors, worst, self._kernel[1])
 
     def _agreement(self) -> float:
         """Rank correlation between guesses and errors, so far."""
@@ -145,17 +166,16 @@ class Guided(Lemonade):
         inherits = trial.init in ("parent", "checkpoint") and trial.parent is not None
         _, before = self.record(trial.parent) if inherits and trial.parent is not None else (None, None)
         error = before.values["error"] if before is not None and before.status == "ok" else None
-        return self._row(trial.hash, lambda: self.space.from_json(trial.genotype), trial.cheap, error, epochs)
+        return self._row(trial.id, lambda: self.space.from_json(trial.genotype), trial.cheap, error, epochs)
 
     def _of_draft(self, draft: Draft) -> Row:
         cheap = {name: estimate.value for name, estimate in draft.cost.items()}
         before = draft.parent if self.inherit else None
         start, error = (0.0, None) if before is None else (before.epochs, before.values["error"])
-        key = self.space.hash(draft.genotype)
-        return self._row(key, lambda: draft.genotype, cheap, error, start + self.epochs.epochs(cheap))
+        return self._row(draft.genotype, lambda: draft.genotype, cheap, error, start + self.epochs.epochs(cheap))
 
     def _row(
-        self, key: str, genotype: Callable[[], Any], cheap: Mapping[str, float], before: float | None, epochs: float
+        self, key: Any, genotype: Callable[[], Any], cheap: Mapping[str, float], before: float | None, epochs: float
     ) -> Row:
         if key not in self._structures:
             self._structures[key] = self.space.features(genotype())

@@ -80,10 +80,13 @@ class Lemonade(Strategy):
         if not front.entries:  # all that were trained have failed, or none has a result yet
             return self.trials(self.sampled(count, seen, rng), self.initial_epochs, rng)
         again = self._revisited(front, int(rng.binomial(count, self.revisit)))
-        drafts = self.drafts(front, max(1, count - len(again)), rng)
+        wanted = count - len(again)
+        if drafts := self.drafts(front, max(1, wanted), rng):
+            return self._continued(again, rng) + self.accepted(front, drafts, wanted, len(again), rng)
+        drafts = self.sampled(max(1, wanted), seen, rng)  # all around the front is known
         if not drafts:  # the space is exhausted; to go on with what is known would hide that
             return []
-        return self._continued(again, rng) + self.accepted(front, drafts, count - len(again), len(again), rng)
+        return self._continued(again, rng) + self.trials(drafts[:wanted], self.initial_epochs, rng, offset=len(again))
 
     @cached_property
     def _starts(self) -> list[Any]:
@@ -119,7 +122,7 @@ class Lemonade(Strategy):
 
     def drafts(self, front: Archive, count: int, rng: np.random.Generator) -> list[Draft]:
         """New networks within the limits, one at least for each that is to be trained, unless they cannot be found."""
-        chances = self.chances(front, front.matrix(self.costs.names))
+        chances = self.parent_chances(front)
         drafts: list[Draft] = []
         seen = self.seen
         for _ in range(MOST_ROUNDS):
@@ -147,6 +150,10 @@ class Lemonade(Strategy):
         """Trials of drafts that are to be trained; see :meth:`Strategy.trials`."""
         init: Init = "parent" if self.inherit else "scratch"
         return self.trials(drafts, self.epochs, rng, init=init, offset=offset, configs=configs)
+
+    def parent_chances(self, front: Archive) -> Points:
+        """Probability of drawing each network of the front as a parent."""
+        return self.chances(front, front.matrix(self.costs.names))
 
     def chances(self, front: Archive, candidates: Points) -> Points:
         """Probability of drawing each of some networks, by their cheap objectives."""

@@ -59,7 +59,7 @@ class OptunaSearch(Strategy):
             import optuna  # a second to import, and an extra
         except ImportError as error:
             raise SpecError("this strategy needs Optuna; install it by pip install 'hwnas[hpo]'") from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # or each study made anew is announced
         self._optuna = optuna
         self.epochs = epochs
         self.sampler = sampler
@@ -103,6 +103,8 @@ class OptunaSearch(Strategy):
     def _past(self) -> "list[optuna.trial.FrozenTrial]":
         states, made = self._optuna.trial.TrialState, []
         for trial, result in self.records:
+            if CONFIG not in trial.config:  # of another strategy
+                continue
             kept = trial.config[CONFIG]
             state = states.RUNNING if result is None else states.COMPLETE if result.status == "ok" else states.FAIL
             values = {**trial.cheap, **(result.values if result else {})}

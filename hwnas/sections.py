@@ -197,7 +197,7 @@ def parse_budget(text: str | float) -> BudgetSection:
         ) from None
 
 
-Name = Literal[
+StrategyName = Literal[
     "lemonade",
     "surrogate",
     "random",
@@ -226,7 +226,8 @@ class SearchSection(Section):
             null: 12, or 24 with a surrogate.
         explore: with a surrogate, least part of the children that is accepted without it; null: 0.05.
         population: of evolution other than LEMONADE; null: by the strategy.
-        revisit: share of the trainings that goes to networks of the front themselves.
+        revisit: share of the trainings that goes to networks of the front themselves; like inherit, paper_density and
+            max_parents of LEMONADE only.
         trainings: how many a budget in time is shared out among; null: 120, or 40 from scratch.
         epochs: training of a child, on top of what it inherits; null: about the same time for each, of that share.
         initial_epochs: the same for the networks that the search starts from.
@@ -235,11 +236,11 @@ class SearchSection(Section):
         max_parents: parents come from so many networks of the archive, by hypervolume contribution.
     """
 
-    strategy: Name = "lemonade"
+    strategy: StrategyName = "lemonade"
     children: Positive = 8
     proposals: Positive | None = None
     explore: Annotated[float, Field(ge=0, le=1)] | None = None
-    population: Positive | None = None
+    population: Annotated[int, Field(ge=2)] | None = None
     revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
     trainings: Positive | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
@@ -261,7 +262,7 @@ class SearchSection(Section):
 
     @model_validator(mode="after")
     def _options_of_the_strategy(self) -> Self:
-        for name, strategies in (("explore", ("surrogate",)), ("proposals", LEMONADES), ("population", POPULATIONS)):
+        for name, strategies in (("explore", ("surrogate",)), ("population", POPULATIONS)):
             if getattr(self, name) is not None and self.strategy not in strategies:
                 raise ValueError(
                     f"{name} is of no use to the strategy {self.strategy}; it is to {', '.join(strategies)}"

@@ -6,13 +6,13 @@ from typing import Any, Literal
 from hwnas.box import Box
 from hwnas.costs import Costs
 from hwnas.schedule import Schedule
-from hwnas.sections import Name
+from hwnas.sections import StrategyName
 from hwnas.strategy import Strategy
 from spaces.space import Space
 
 
-def strategy(
-    name: Name,
+def make_strategy(
+    name: StrategyName,
     space: Space[Any],
     costs: Costs,
     objectives: Sequence[str],

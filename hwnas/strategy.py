@@ -14,7 +14,7 @@ from hwnas.trial import Init, Result, Trial
 from spaces.move import Move
 from spaces.space import Space
 
-#: Random networks drawn before a space counts as exhausted.
+#: Random networks drawn in vain before a space counts as exhausted.
 MOST_DRAWS = 1000
 
 
@@ -183,8 +183,9 @@ class Strategy(ABC):
             rng: Draws them.
         """
         found: list[Draft] = []
-        for _ in range(MOST_DRAWS // max(1, count)):
-            if len(found) >= count:
-                break
-            found += self.fresh([(self.space.sample(rng), None, ()) for _ in range(count)], seen)
+        idle = 0
+        while len(found) < count and idle < MOST_DRAWS:
+            new = self.fresh([(self.space.sample(rng), None, ()) for _ in range(count)], seen)
+            idle = 0 if new else idle + count
+            found += new
         return found[:count]

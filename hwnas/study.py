@@ -23,7 +23,7 @@ from hwnas.sample import first_networks, untrained_models
 from hwnas.sections import LATENCY
 from hwnas.spec import Spec
 from hwnas.store import Store
-from hwnas.strategies import strategy
+from hwnas.strategies import make_strategy
 from hwnas.strategy import Strategy
 from hwnas.target import targets
 from hwnas.trial import Trial
@@ -309,7 +309,7 @@ class Study:
         return [*found, *(target.cheap() for target in self.targets if target.objective in wanted)]
 
     def _strategy(self, costs: Costs) -> Strategy:
-        return strategy(
+        return make_strategy(
             self.spec.search.strategy,
             self.space,
             costs,

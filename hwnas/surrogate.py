@@ -12,6 +12,7 @@ from hwnas.pareto import Points
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
 
 Row = Mapping[str, float]
 
@@ -43,13 +44,14 @@ class ErrorModel:
     process: "GaussianProcessRegressor"
 
     @classmethod
-    def fit(cls, rows: Sequence[Row], errors: Points, worst: float) -> Self:
+    def fit(cls, rows: Sequence[Row], errors: Points, worst: float, kernel: "Kernel | None" = None) -> Self:
         """A model of some networks.
 
         Args:
             rows: Features of each.
             errors: Of each, 0..1.
             worst: Errors above count as this: how bad a bad network is tells nothing of good ones.
+            kernel: That of another model, whose parameters are taken over; None: they are found, which takes longest.
         """
         from sklearn.exceptions import ConvergenceWarning  # a second to import
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -66,13 +68,19 @@ class ErrorModel:
         scale = spread[varies] * np.sqrt(max(1, len(names)))
         trend = ConstantKernel(1.0, (0.01, 100)) * DotProduct(0.1, sigma_0_bounds="fixed")
         departure = ConstantKernel(1.0, (0.01, 100)) * Matern(1.0, (0.05, 20), nu=2.5)
-        kernel = trend + departure + WhiteKernel(0.01, (1e-4, 1))
-        process = GaussianProcessRegressor(kernel, normalize_y=True, optimizer=_optimised)
+        unfitted = trend + departure + WhiteKernel(0.01, (1e-4, 1))
+        optimiser = _optimised if kernel is None else None
+        process = GaussianProcessRegressor(kernel or unfitted, normalize_y=True, optimizer=optimiser)
         model = cls(names, centre[varies], scale, process)
         with warnings.catch_warnings():  # a parameter at its bound is no trouble
             warnings.simplefilter("ignore", ConvergenceWarning)
             process.fit(model._inputs(rows), np.log(np.clip(errors, LEAST_ERROR, worst)))
         return model
+
+    @property
+    def kernel(self) -> "Kernel":
+        """With the parameters that were found."""
+        return self.process.kernel_
 
     def predict(self, rows: Sequence[Row]) -> tuple[Points, Points]:
         """Mean and standard deviation of the logarithm of the error of each, (n,) and (n,)."""

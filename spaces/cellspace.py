@@ -141,6 +141,10 @@ class CellSpace(Space[str]):
         """The structure of the network, and which operation is on which live edge."""
         return _features(self, pruned(parse(genotype)))
 
+    def hash(self, genotype: str) -> str:
+        """That of the network."""
+        return _hashed(self, pruned(parse(genotype)))
+
     def moves(self, genotype: str) -> Sequence[SetOperation]:
         """Every other operation on every edge."""
         return _moves(parse(genotype))
@@ -207,6 +211,11 @@ def _network(space: CellSpace, cell: Cell) -> Arch:
 
 
 @lru_cache(maxsize=2**15)
+def _hashed(space: CellSpace, cell: Cell) -> str:
+    return _decoded(space, cell).hash
+
+
+@lru_cache(maxsize=2**9)  # networks are large
 def _decoded(space: CellSpace, cell: Cell) -> Arch:
     return _network(space, cell).canonical()
 

@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """Tables of all cells, with accuracies and latencies that are made up; one latency is lacking."""
+    """Tables of all cells, with accuracies and latencies that are made up; some latencies are lacking."""
     folder = tmp_path_factory.mktemp("tables")
     cells = list(itertools.product(OPERATIONS, repeat=6))
     space, rng = CellSpace((3, 32, 32), 10), np.random.default_rng(0)
@@ -33,7 +33,7 @@ def tables(tmp_path_factory):
         {"arch_index": index, "arch_str": texts, "params": params, "test": accuracy, "early": accuracy / 2}
     ).to_parquet(folder / "accuracy.parquet")
     latency = 2.0 + convs + rng.uniform(0, 0.5, len(cells))
-    pd.DataFrame({"arch_index": index, "board": np.where(index == 7, np.nan, latency)}).to_parquet(
+    pd.DataFrame({"arch_index": index, "board": np.where(index % 97 == 7, np.nan, latency)}).to_parquet(
         folder / "latency.parquet"
     )
     return folder
@@ -48,15 +48,43 @@ def run(tables, *arguments):
 def test_the_comparison_reports_what_it_promises(tables, tmp_path):
     out = tmp_path / "found.json"
     asked = ["--device", "board", "--strategies", "lemonade", "surrogate", "--evaluations", "50", "--seeds", "2"]
-    done = run(tables, *asked, "--json", out)
+    done = run(tables, *asked, "--json", out, "--cache", tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("board, error,latency, error test; reference (0.2, ")
+    assert "surrogate needs 0." in done.stdout
+    assert len(list((tmp_path / "cache").iterdir())) == 3 * 2
+    again = run(tables, *asked, "--json", out, "--cache", tmp_path / "cache")
+    assert again.stdout == done.stdout
     found = json.loads(out.read_text())["strategies"]
     assert set(found) == {"random", "lemonade", "surrogate"}
     for one in found.values():
         assert 0 < one["fraction"]["50"]["q25"] <= one["fraction"]["50"]["median"] <= one["fraction"]["50"]["q75"] <= 1
         assert set(one["evaluations_to"]) == {"0.98", "0.99"}
     assert found["surrogate"]["fraction"]["50"]["median"] > found["random"]["fraction"]["50"]["median"]
+
+
+def test_every_rival_runs_on_three_objectives(tables):
+    """On a table that lacks some cells."""
+    rivals = [
+        "regularized-evolution",
+        "nsga2",
+        "sms-emoa",
+        "lemonade-uniform",
+        "surrogate-study-box",
+        "surrogate-blind",
+    ]
+    asked = ["--device", "board", "--objectives", "error,latency,params", "--evaluations", "50", "--seeds", "1"]
+    done = run(tables, *asked, "--strategies", *rivals)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:9]] == ["random", *rivals]
+
+
+def test_steady_state_is_compared(tables):
+    files = ["--accuracy", tables / "accuracy.parquet", "--latency", tables / "latency.parquet", "--device", "board"]
+    command = [sys.executable, BENCHMARKS / "steady_state.py", *files, "--seeds", "1", "--jobs", "1", "--error", "test"]
+    done = subprocess.run([*map(str, command), "--times", "2", "4"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("synchronous") == done.stdout.count("steady") == 4
 
 
 def test_a_cheap_error_is_searched_on_and_the_real_one_scored(tables, tmp_path):

@@ -65,7 +65,7 @@ def test_a_model_that_is_wrong_is_followed_less():
     play(right, asks=20, answer=by_structure)
     play(wrong, asks=20, answer=by_chance)
     assert right._agreement() > 0.6
-    assert wrong._agreement() < 0.35
+    assert abs(wrong._agreement()) < 0.3
     misled = make(inherit=False)
     play(misled, asks=4, answer=by_structure)
     misled.restore(

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from hwnas.lemonade import Lemonade
-from hwnas.sections import LEMONADES, Name, parse_budget
+from hwnas.sections import LEMONADES, StrategyName, parse_budget
 from hwnas.spec import Spec
 from latency.deployment import Deployment
 from objectives.data import load_data
@@ -262,16 +262,16 @@ def test_a_kind_of_space_has_its_own_keys():
 
 
 def test_a_strategy_has_its_own_options():
-    for name in get_args(Name):
+    for name in get_args(StrategyName):
         options = Spec.from_json({"search": {"strategy": name}}).search.options()
         assert set(options) == ({"revisit", "inherit", "paper_density", "max_parents"} if name in LEMONADES else set())
     assert Spec.from_json({"search": {"strategy": "nsga2", "population": 16}}).search.options() == {"population": 16}
     surrogate = Spec.from_json({"search": {"strategy": "surrogate", "explore": 0.2, "proposals": 5}}).search
     assert surrogate.options().items() >= {"explore": 0.2, "proposals": 5}.items()
     assert surrogate.inherits
-    for strategy, key in (("lemonade", "explore"), ("random", "population"), ("nsga2", "proposals")):
+    for strategy, key in (("lemonade", "explore"), ("random", "population")):
         with pytest.raises(SpecError, match=f"search: {key} is of no use to the strategy {strategy}; it is to "):
-            Spec.from_json({"search": {"strategy": strategy, key: 1}})
+            Spec.from_json({"search": {"strategy": strategy, key: 1 if key == "explore" else 8}})
 
 
 def test_training_refuses_what_the_recipe_refuses():

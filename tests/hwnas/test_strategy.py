@@ -20,12 +20,12 @@ from hwnas.localsearch import LocalSearch
 from hwnas.optunasearch import OptunaSearch
 from hwnas.regularized import RegularizedEvolution
 from hwnas.schedule import Schedule
-from hwnas.sections import Name
-from hwnas.strategies import strategy
+from hwnas.sections import StrategyName
+from hwnas.strategies import make_strategy
 from hwnas.strategy import Strategy
 from hwnas.trial import Result, Trial
 from spaces.cellspace import CellSpace
-from spaces.errors import LimitError
+from spaces.errors import LimitError, SpecError
 from spaces.morphisms import move_from_json
 from tests.hwnas.toys import FOUR_NETWORKS, OBJECTIVES, SPACE, costs, failed, looked_up, play
 
@@ -194,6 +194,15 @@ class TestGuided(Contract):
         return Guided(space, costs(space=space, **of_costs), OBJECTIVES, seed, box=BOX, proposals=12)
 
 
+class TestGuidedOnCells(Contract):
+    """Where two genotypes can be one network."""
+
+    def make(self, seed=0, space=CELLS, **of_costs):
+        return Guided(space, costs(space=space, **of_costs), OBJECTIVES, seed, box=BOX, proposals=12)
+
+    test_trials_say_what_is_to_be_done = test_limits_are_kept = None  # of the plain space
+
+
 class TestGuidedFromScratch(Contract):
     def make(self, seed=0, space=SPACE, **of_costs):
         options = {"box": BOX, "proposals": 4, "inherit": False, "explore": 0.5}
@@ -312,10 +321,10 @@ class TestOptunaTpe(OfBaseline):
         return OptunaSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, **options)
 
 
-@pytest.mark.parametrize("name", get_args(Name))
+@pytest.mark.parametrize("name", get_args(StrategyName))
 def test_every_strategy_searches_a_cell_space(name):
     """By its name; its networks have been decoded from what the trials say."""
-    made = strategy(
+    made = make_strategy(
         name, CELLS, costs(space=CELLS), OBJECTIVES, 3, box=BOX, epochs=THREE, initial_epochs=Schedule.constant(2.0)
     )
     asked = play(made, asks=6, count=5)
@@ -324,6 +333,53 @@ def test_every_strategy_searches_a_cell_space(name):
         genotype = CELLS.from_json(trial.genotype)
         assert CELLS.refusal(genotype) is None
         assert CELLS.decode(genotype).hash == trial.hash
+
+
+@pytest.mark.parametrize("name", ["lemonade", "surrogate", "local-search", "nsga2", "regularized-evolution"])
+def test_what_lies_beyond_the_neighbours_of_the_front_is_found(name):
+    """All networks but the first are dominated, and its neighbours within the limit, one in 120, are known soon."""
+    smallest = CELLS.decode(CELLS.starts()[0]).n_params
+    found = costs({"params": float(smallest + 60)}, space=CELLS)
+    made = make_strategy(
+        name,
+        CELLS,
+        found,
+        ("error", "params"),
+        0,
+        box=Box(("error", "params"), (0.0, 1.0), (1.0, 1e6)),
+        epochs=THREE,
+        initial_epochs=THREE,
+    )
+    errors = {}
+    for _ in range(10):
+        trials = made.ask(4)
+        if not trials:
+            break
+        for trial in trials:
+            errors.setdefault(trial.hash, 0.01 if not errors else 0.5)
+            made.tell(trial.id, Result({"error": errors[trial.hash]}, 1.0))
+    assert len(errors) > 20  # it has ten neighbours
+
+
+@pytest.mark.parametrize("name", get_args(StrategyName))
+def test_goes_on_from_the_records_of_another_strategy(name):
+    random = RandomSearch(CELLS, costs(space=CELLS), OBJECTIVES, epochs=THREE)
+    play(random, asks=5)
+    made = make_strategy(name, CELLS, costs(space=CELLS), OBJECTIVES, 0, box=BOX, epochs=THREE, initial_epochs=THREE)
+    made.restore(random.records)
+    asked = made.ask(6)
+    assert len(asked) == 6
+    assert {trial.hash for trial in asked}.isdisjoint(random.seen)
+
+
+def test_many_at_once():
+    random = RandomSearch(CELLS, costs(space=CELLS), OBJECTIVES, epochs=THREE)
+    assert len({trial.hash for trial in random.ask(1200)}) == 1200
+
+
+def test_a_box_whose_errors_do_not_begin_at_zero_is_refused():
+    with pytest.raises(SpecError, match="errors must reach from 0 to something above it"):
+        Guided(CELLS, costs(space=CELLS), ("error", "params"), box=Box(("error", "params"), (0.1, 1.0), (1.0, 1e6)))
 
 
 def test_the_records_of_a_strategy_are_all_its_state():
