@@ -288,10 +288,15 @@ def curve(given, asked, searched_on_error):
     return found
 
 
+def moments_until(evaluations):
+    """Numbers of evaluations that are reported; the last is one of them."""
+    return [*(moment for moment in MOMENTS if moment < evaluations), evaluations]
+
+
 def outcome(runs, evaluations):
     """What is reported of some runs of one variant, each from another seed."""
     curves = np.array([one["curve"] + one["curve"][-1:] * (evaluations - len(one["curve"])) for one in runs])
-    moments = [moment for moment in MOMENTS if moment <= evaluations]
+    moments = moments_until(evaluations)
     quarters = {moment: np.percentile(curves[:, moment - 1], [25, 50, 75]).tolist() for moment in moments}
     return {
         "fraction": {str(m): dict(zip(("q25", "median", "q75"), found, strict=True)) for m, found in quarters.items()},
@@ -407,7 +412,7 @@ def main():
 
 def report(options, given, found):
     """The table."""
-    moments = [moment for moment in MOMENTS if moment <= options.evaluations]
+    moments = moments_until(options.evaluations)
     source = options.error if options.search_error is None else f"{options.search_error}, scored by {options.error}"
     print(f"{options.device}, {options.objectives}, error {source}; reference {given.reference}; {options.seeds} seeds")
     print(

@@ -59,9 +59,10 @@ class Baseline(Strategy):
         drafts = self.fresh([(g, None, ()) for g in self.space.starts()], set(seen))[:beginning] if self.starts else []
         seen |= {self.space.hash(draft.genotype) for draft in drafts}
         drafts += self.sampled(beginning - len(drafts), seen, rng)
+        exhausted = len(drafts) < beginning
         if len(drafts) < count and self.archive.entries:
             drafts += self.offspring(count - len(drafts), seen, rng)
-        drafts += self.sampled(count - len(drafts), seen, rng)
+        drafts += [] if exhausted else self.sampled(count - len(drafts), seen, rng)
         return self.trials(drafts, self.epochs, rng)
 
 

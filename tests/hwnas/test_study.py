@@ -540,7 +540,8 @@ def test_a_limit_that_nothing_can_meet_is_said_before_any_training(tmp_path):
     assert model.over_limits == []
 
 
-def test_random_search_that_draws_nothing_within_the_limits_says_so(tmp_path):
+def test_random_search_that_draws_nothing_within_the_limits_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("hwnas.strategy.MOST_DRAWS", 100)
     with pytest.raises(LimitError, match="no network was found that keeps the limits; raise them, or use search"):
         runfolder.search(short(**{"limits.params": "250", "search.strategy": "random"}), tmp_path / "run")
 
@@ -581,7 +582,7 @@ def test_cells_are_searched_with_a_surrogate_like_any_network(tmp_path):
     overrides = {"space": {"kind": "cell", "channels": 3, "cells": 1}, "search.strategy": "surrogate"}
     stock = {"final.references": True, "final.models": 2}
     spec = Spec().resolve({key: value for key, value in SHORT.items() if not key.startswith("space.")})
-    out = runfolder.search(spec.resolve({**overrides, **stock, "budget.trainings": 24}), tmp_path / "run")
+    out = runfolder.search(spec.resolve({**overrides, **stock, "budget.trainings": 20}), tmp_path / "run")
     space = CellSpace((1, 8, 8), 10, channels=3, cells=1)
     trials = [trial for trial, _ in records(out)]
     assert any(trial.init == "parent" and trial.moves for trial in trials)
