@@ -11,9 +11,9 @@ import hwnas
 spec = hwnas.Spec().resolve(
     {
         "data.source": "digits",
-        "budget": 8,  # trainings
+        "budget": 6,  # trainings
         "search.epochs": 2.0,
-        "final.models": 3,
+        "final.models": 2,
         "final.epochs": 3.0,
         "final.references": False,
     }

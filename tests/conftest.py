@@ -1,6 +1,10 @@
 """Property tests repeat themselves by default; HYPOTHESIS_PROFILE=search looks for new counterexamples."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported; also of the processes that tests start
 
 import pytest
 import torch
@@ -18,3 +22,12 @@ def _one_thread():
     torch.set_num_threads(1)  # these networks are so small that more threads only wait for each other
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def table_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's cache of this session's own, where latency tables are kept."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield cache

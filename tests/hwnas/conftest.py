@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,15 +105,6 @@ def pixel_network(channels: int, size: int, batch: int = 1) -> onnx.ModelProto:
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(built, {"classes": json.dumps([f"pixel {i}" for i in range(pixels)])})
     return built
-
-
-@pytest.fixture(scope="session")
-def table_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's cache of this session's own, where latency tables are kept."""
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        yield cache
 
 
 @pytest.fixture(scope="session")

@@ -322,7 +322,7 @@ class TestOptunaTpe(OfBaseline):
     reachable = 2
 
     def make(self, seed=0, space=CELLS, **of_costs):
-        options = {"epochs": THREE, "population": 6, "sampler": "tpe"}
+        options = {"epochs": THREE, "population": 9, "sampler": "tpe"}
         return OptunaSearch(space, costs(space=space, **of_costs), OBJECTIVES, seed, **options)
 
 

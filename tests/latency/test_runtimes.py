@@ -150,7 +150,7 @@ def test_weights_do_not_decide_which_kernels_run(make, space):
 
 
 def test_a_constant_larger_than_the_block_need_not_be_there():
-    arch = PlainSpace((3, 8, 8), 10, stages=1, max_width=4096).plain([4096], [2])
+    arch = PlainSpace((3, 8, 8), 10, stages=1, max_width=2048).plain([2048], [2])
     assert max(np.prod(param.shape) for param in arch.params.values()) > 2**25
     model = to_onnx(arch, None)
     assert len(model.SerializeToString()) < 10_000
