@@ -1,9 +1,12 @@
 """The cell space: counted and written as in the benchmark, pruned as it runs, moved exactly where that is possible."""
 
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -16,6 +19,9 @@ from spaces.morphisms import GrowKernel, move_from_json
 from spaces.network import Network
 from spaces.ops import Act, Add, Conv, Pool, Zero
 from tests.spaces.nets import error, pictures, scores, trained
+
+#: Environment variable: a folder with the tables of NAS-Bench-201.
+TABLES = "NASBENCH201"
 
 BENCHMARK = CellSpace((3, 32, 32), 10)
 SMALL = CellSpace((1, 9, 6), 3, channels=3, cells=1)
@@ -62,6 +68,16 @@ def test_counts_are_those_that_the_benchmark_publishes():
     ]:
         assert BENCHMARK.params(text) == params
         assert BENCHMARK.macs(text) == pytest.approx(mflops * 1e6, abs=0.01)
+
+
+@pytest.mark.skipif(TABLES not in os.environ, reason=f"{TABLES} names no folder with the benchmark's accuracy.parquet")
+def test_counts_are_published_ones_for_all_architectures():
+    """Dead edges kept."""
+    table = pd.read_parquet(Path(os.environ[TABLES]) / "accuracy.parquet")
+    assert len(table) == 5**6
+    for row in table.itertuples():
+        assert BENCHMARK.params(row.arch_str) == row.params
+        assert BENCHMARK.macs(row.arch_str) == pytest.approx(1e6 * row.mflops, abs=0.01)
 
 
 @given(cells)
