@@ -3,7 +3,8 @@
 Every arm runs on one core, on a fixed subset of the training images, as many at once as --parallel says. Objectives are
 error, parameters and MACs; no network has more than a million parameters. An arm is called by its strategy, ``scratch``
 for LEMONADE without inheritance, and by how long its networks train: ``random-e5`` for so many epochs, ``nsga2-n40``
-for the same time each, such that there is enough for so many.
+for the same time each, such that there is enough for so many; ``-starts`` where it begins with the networks that
+LEMONADE begins with, and its population, if it has one: ``nsga2-n40-starts8``.
 """
 
 import argparse
@@ -56,12 +57,15 @@ def arm_spec(arm, options, seed):
         "seed": seed,
         "threads": 1,
     }
-    name, unit, length = re.fullmatch(r"(.+?)(?:-([en])(\d+))?", arm).groups()
+    name, unit, length, starts, population = re.fullmatch(r"(.+?)(?:-([en])(\d+))?(?:-(starts)(\d+)?)?", arm).groups()
     overrides |= {"search.inherit": False} if name == "scratch" else {"search.strategy": name}
     if unit == "e":
-        overrides |= {"search.epochs": float(length), "search.initial_epochs": float(length)}
+        overrides["search.epochs"] = float(length)
+        overrides |= {"search.initial_epochs": float(length)} if name == "scratch" else {}
     elif unit == "n":
         overrides["search.trainings"] = int(length)
+    if starts:
+        overrides |= {"search.starts": True, "search.population": int(population) if population else None}
     return Spec().resolve(overrides)
 
 

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported: as ma
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
+from scipy.stats import mannwhitneyu, rankdata, wilcoxon
 
 from hwnas import pareto
 from hwnas.box import Box
@@ -43,6 +43,7 @@ from spaces.wholefile import write_whole
 MOMENTS = (50, 100, 200, 300, 400)
 PARTS = (0.98, 0.99)
 WORST_ERROR = 20.0
+NEVER = 1e9  # evaluations, where a ratio has to be a number
 ONE_EPOCH = Schedule.constant(1.0)
 SCRATCH = {"inherit": False}
 
@@ -145,8 +146,13 @@ class Table(CellSpace):
         object.__setattr__(self, "first", first)
 
     def starts(self):
-        """Those of cells that the table has, or others."""
-        return [cell for cell in super().starts() if cell in self.rows] if self.first is None else self.first
+        """Those of cells that the table has; rows from few parameters to many where it has none of them."""
+        if self.first is not None:
+            return self.first
+        usual = super().starts()
+        by_size = sorted(self.rows, key=lambda cell: self.rows[cell]["params"])
+        spaced = [by_size[i] for i in np.linspace(0, len(by_size) - 1, min(len(usual), len(by_size))).astype(int)]
+        return [cell for cell in usual if cell in self.rows] or spaced
 
     def hash(self, genotype):
         """The row."""
@@ -259,7 +265,7 @@ def run(arguments, variant, seed):
         if variant.name is None
         else make_strategy(variant.name, *arguments, box=box, **epochs, **variant.options)
     )
-    asked, clock = [], [time.process_time()]
+    asked, clock = [], [(0, time.process_time())]
     while len(asked) < options.evaluations:
         trials = chosen.ask(min(variant.batch, options.evaluations - len(asked)))
         if not trials:
@@ -267,11 +273,14 @@ def run(arguments, variant, seed):
         for trial in trials:
             chosen.tell(trial.id, Result({"error": given.rows[trial.genotype]["search"]}, 0.0))
         asked += [trial.genotype for trial in trials]
-        clock += [time.process_time()] * len(trials)
+        clock.append((len(asked), time.process_time()))
+    if not asked:
+        raise SystemExit(f"{variant.name} proposed nothing")
+    late, since = max((moment for moment in clock[:-1] if moment[0] <= 0.9 * len(asked)), default=clock[0])
     return {
         "curve": curve(given, asked, searched_on_error),
-        "seconds": (clock[-1] - clock[0]) / len(asked),
-        "seconds_at_end": (clock[-1] - clock[len(asked) * 9 // 10]) / (len(asked) - len(asked) * 9 // 10),
+        "seconds": (clock[-1][1] - clock[0][1]) / len(asked),
+        "seconds_at_end": (clock[-1][1] - since) / (len(asked) - late),
     }
 
 
@@ -300,7 +309,8 @@ def outcome(runs, evaluations):
     quarters = {moment: np.percentile(curves[:, moment - 1], [25, 50, 75]).tolist() for moment in moments}
     return {
         "fraction": {str(m): dict(zip(("q25", "median", "q75"), found, strict=True)) for m, found in quarters.items()},
-        "evaluations_to": {str(part): needed(curves, part) for part in PARTS},
+        "evaluations_to": {str(part): finite(np.median(needed(curves, part))) for part in PARTS},
+        "needed_by_seed": {str(part): list(map(finite, needed(curves, part))) for part in PARTS},
         "seconds_per_1000": 1000 * float(np.median([one["seconds"] for one in runs])),
         "seconds_per_1000_at_end": 1000 * float(np.median([one["seconds_at_end"] for one in runs])),
         "by_seed": {str(m): curves[:, m - 1].tolist() for m in moments},
@@ -309,10 +319,27 @@ def outcome(runs, evaluations):
 
 
 def needed(curves, part):
-    """Median number of evaluations up to a part of the volume; None where half of the seeds do not get there."""
-    reached = np.where((curves >= part).any(axis=1), (curves >= part).argmax(axis=1) + 1.0, np.inf)
-    median = float(np.median(reached))
-    return median if np.isfinite(median) else None
+    """Evaluations of each seed up to a part of the volume; infinite where it does not get there."""
+    return np.where((curves >= part).any(axis=1), (curves >= part).argmax(axis=1) + 1.0, np.inf)
+
+
+def finite(number):
+    """As JSON has it: None where it is infinite."""
+    return float(number) if np.isfinite(number) else None
+
+
+def ratio(own, rival):
+    """Of the medians of evaluations needed, with a 95 % interval by bootstrap, and the p-value of a difference.
+
+    Seeds that do not get there need more than any that does. Strategies' random numbers have nothing in common, so
+    the test is that of Mann and Whitney, and each is drawn by itself.
+    """
+    own, rival = (np.array([np.inf if one is None else one for one in needs]) for needs in (own, rival))
+    rng = np.random.default_rng(0)
+    ours, theirs = (np.median(rng.choice(needs, (2000, len(needs))), axis=1) for needs in (own, rival))
+    low, high = np.percentile(np.minimum(ours, NEVER) / np.minimum(theirs, NEVER), [2.5, 97.5])
+    ranks = rankdata([*own, *rival])
+    return np.median(own) / np.median(rival), low, high, mannwhitneyu(ranks[: len(own)], ranks[len(own) :]).pvalue
 
 
 def against(found, random):
@@ -399,7 +426,8 @@ def main():
             for variant in STRATEGIES[name]
         }
         best = max(variants, key=lambda label: variants[label]["mean"])
-        sweep = {label: {key: one[key] for key in ("mean", "evaluations_to")} for label, one in variants.items()}
+        kept_of_each = ("mean", "evaluations_to", "needed_by_seed")
+        sweep = {label: {key: one[key] for key in kept_of_each} for label, one in variants.items()}
         found[name] = {**variants[best], "variant": best, "sweep": sweep}
     for name in names:
         found[name]["p_against_random"] = against(found[name], found["random"])
@@ -429,17 +457,27 @@ def report(options, given, found):
         seconds = f"{one['seconds_per_1000']:8.1f} {one['seconds_per_1000_at_end']:7.1f}"
         print(f" {seconds} {one['p_against_random'][str(moments[-1])]:8.1g}")
     for part in map(str, PARTS):
-        needs = {
-            f"{name} ({label})": one["evaluations_to"][part] or float("inf")
-            for name in found
-            if not name.startswith(("surrogate", "lemonade"))
-            for label, one in found[name]["sweep"].items()
-        }
-        soonest = min(needs, key=needs.get)
         for name in ("lemonade", "surrogate"):
-            own = found.get(name, {}).get("evaluations_to", {}).get(part)
-            if own:
-                print(f"to {part} {name} needs {own / needs[soonest]:.2f} of what the soonest rival does, {soonest}")
+            if name in found:
+                print_against_soonest(part, name, found)
+
+
+def print_against_soonest(part, name, found):
+    """How many evaluations one of ours needs, as a multiple of those of the rival that needs fewest, of all sweeps."""
+    rivals = {
+        f"{rival} ({label})": one
+        for rival in found
+        if not rival.startswith(("surrogate", "lemonade"))
+        for label, one in found[rival]["sweep"].items()
+    }
+    soonest = min(rivals, key=lambda label: rivals[label]["evaluations_to"][part] or float("inf"))
+    own, other = found[name], rivals[soonest]
+    if own["evaluations_to"][part] and other["evaluations_to"][part]:
+        times, low, high, p = ratio(own["needed_by_seed"][part], other["needed_by_seed"][part])
+        interval = f"{times:.2f} [{low:.2f} {high:.2f}]"
+        print(f"to {part} {name} needs {interval} of what the soonest rival does, {soonest}, p {p:.1g}")
+    elif own["evaluations_to"][part]:
+        print(f"to {part} {name} needs {own['evaluations_to'][part]:g}, and most seeds of no rival get there")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Strategies at equal wall time on real training: LEMONADE, alone and with a surrogate, against its rivals.
 
 Every arm runs on one core; see `arms`. Each rival is swept on the first seed, over how many networks its time is shared
-out among; its best variant then runs on all seeds. The front of each arm is trained again *identically*, from scratch,
-and scored on the test split.
+out among; its best variant then runs on all seeds. Those that evolve begin with the same networks as LEMONADE. The
+front of each arm is trained again *identically*, from scratch, and scored on the test split.
 
     python benchmarks/strategies.py --data fashion-mnist --out results --minutes 4 --seeds 0 1 2
 
@@ -11,8 +11,8 @@ and scored on the test split.
 from arms import LEMONADE, arguments, best_variants, compare, print_fronts, print_head, print_searches, run_one
 
 OURS = (LEMONADE, "surrogate")
-RIVALS = ("random", "regularized-evolution", "local-search", "nsga2")
-SWEEPS = [[f"{rival}-n{networks}" for networks in (20, 40)] for rival in RIVALS]
+RIVALS = ("random-n{}", "regularized-evolution-n{}-starts8", "local-search-n{}-starts", "nsga2-n{}-starts8")
+SWEEPS = [[rival.format(networks) for networks in (20, 40)] for rival in RIVALS]
 
 
 def main():

@@ -15,11 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hwnas.baseline import RandomSearch as RandomSearch
     from hwnas.executor import Executor as Executor
     from hwnas.lemonade import Lemonade as Lemonade
     from hwnas.manifest import Manifest as Manifest
     from hwnas.manifest import read as read_manifest
+    from hwnas.randomsearch import RandomSearch as RandomSearch
     from hwnas.runfolder import resume as resume
     from hwnas.runfolder import search as search
     from hwnas.selection import select as select
@@ -54,7 +54,7 @@ _HOMES = {
     "Manifest": "hwnas.manifest",
     "Network": "spaces.network",
     "PlainSpace": "spaces.plain",
-    "RandomSearch": "hwnas.baseline",
+    "RandomSearch": "hwnas.randomsearch",
     "Recipe": "objectives.recipe",
     "Result": "hwnas.trial",
     "Space": "spaces.space",

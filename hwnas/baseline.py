@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from hwnas.costs import Costs
+from hwnas.draft import Draft
 from hwnas.schedule import Schedule
-from hwnas.strategy import Draft, Strategy
+from hwnas.strategy import Strategy
 from hwnas.trial import Trial
 from spaces.space import Space
 
@@ -53,22 +54,22 @@ class Baseline(Strategy):
         """
 
     def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
-        """What it begins with, then offspring; random networks where there are no offspring, or no results yet."""
+        """What it begins with, then offspring; random networks where there are no offspring, or no results yet.
+
+        Where chance finds nothing within the limits, what LEMONADE would begin with.
+
+        Raises:
+            LimitError: No network within the limits was found at all.
+        """
         seen = self.seen
         beginning = min(count, max(0, self.initial - len(self.records)))
-        drafts = self.fresh([(g, None, ()) for g in self.space.starts()], set(seen))[:beginning] if self.starts else []
+        drafts = self.first(set(seen))[:beginning] if self.starts and beginning else []
         seen |= {self.space.hash(draft.genotype) for draft in drafts}
         drafts += self.sampled(beginning - len(drafts), seen, rng)
         exhausted = len(drafts) < beginning
+        if exhausted and not drafts and not self.records:
+            drafts = self.first(seen)[:count]
         if len(drafts) < count and self.archive.entries:
             drafts += self.offspring(count - len(drafts), seen, rng)
         drafts += [] if exhausted else self.sampled(count - len(drafts), seen, rng)
         return self.trials(drafts, self.epochs, rng)
-
-
-class RandomSearch(Baseline):
-    """Random networks of the space that keep the limits (Li and Talwalkar, UAI 2019)."""
-
-    def offspring(self, count: int, seen: set[str], rng: np.random.Generator) -> list[Draft]:
-        """None: random networks take their place."""
-        return []

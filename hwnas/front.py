@@ -134,10 +134,9 @@ def _chosen(study: "Study") -> list[Entry]:
     """The finalists: what is useful of the front within the limits, thinned out by hypervolume; most accurate first."""
     archive = study.strategy.archive
     if not archive.entries:
-        if not study.strategy.records:
-            raise LimitError("no network was found that keeps the limits; raise them, or use search.strategy: lemonade")
         reasons = [result.reason for _, result in study.strategy.records if result is not None]
-        raise TrainingError(f"none of {len(reasons)} trainings succeeded; the first {reasons[0]}")
+        first = f"; the first {reasons[0]}" if reasons else ""
+        raise TrainingError(f"none of {len(reasons)} trainings succeeded{first}")
     within = archive.within(study.spec.limits)
     if not within.entries:
         limits = format_limits(study.spec.limits)

@@ -17,8 +17,8 @@ from pymoo.core.problem import Problem
 from hwnas.archive import Entry, matrix
 from hwnas.baseline import Baseline
 from hwnas.costs import Costs
+from hwnas.draft import Draft
 from hwnas.schedule import Schedule
-from hwnas.strategy import Draft
 from hwnas.trial import Result, Trial
 from spaces.space import Space
 

@@ -1,7 +1,7 @@
 """LEMONADE guided by a model of the error: cheap objectives are known, so the error alone has to be guessed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ from scipy.stats import spearmanr
 from hwnas.archive import Archive, Entry
 from hwnas.box import Box
 from hwnas.costs import Costs
+from hwnas.draft import Draft
 from hwnas.improvement import best_together
 from hwnas.lemonade import Lemonade
 from hwnas.pareto import Points
-from hwnas.strategy import Draft
 from hwnas.surrogate import LEAST_ERROR, ErrorModel, Row
 from hwnas.trial import Trial
 from spaces.errors import SpecError
@@ -86,7 +86,7 @@ class Guided(Lemonade):
         self.box = box
         self.explore = explore
         # Both follow from the records alone; they are kept since they take long.
-        self._structures: dict[Any, Row] = {}  # by genotype, or number of the trial
+        self._structures: dict[str, Row] = {}  # by hash
         self._kernel: tuple[Any, Any] = (None, None)  # and what it was found on
 
     def accepted(
@@ -96,7 +96,7 @@ class Guided(Lemonade):
         known = [Entry(trial, result) for trial, result in self.records if result is not None and result.status == "ok"]
         if len(known) < FEWEST or not count:
             return super().accepted(front, drafts, count, offset, rng)
-        model = self._model(known[-MOST:])
+        model = self._model(known)
         guessed, spread = model.predict([self._of_draft(draft) for draft in drafts])
         agreement = self._agreement()
         guided = rng.binomial(count, (1 - self.explore) * min(1.0, max(0.0, 2 * agreement)))
@@ -125,13 +125,17 @@ class Guided(Lemonade):
         return self.box.reference[self.box.objectives.index("error")]
 
     def _model(self, known: Sequence[Entry]) -> ErrorModel:
-        errors = np.array([entry.values["error"] for entry in known])
-        rows = [self._of_trial(entry.trial, entry.epochs) for entry in known]
-        worst, some = WORST * self._worst_error, milestone(len(known))
-        based_on = [(entry.trial.id, entry.values["error"]) for entry in known[:some]]
+        first = known[: milestone(len(known))]
+        based_on = [(entry.trial.id, entry.values["error"]) for entry in first]
         if self._kernel[0] != based_on:
-            self._kernel = based_on, ErrorModel.fit(rows[:some], errors[:some], worst).kernel
-        return ErrorModel.fit(rows, errors, worst, self._kernel[1])
+            self._kernel = based_on, self._fitted(first).kernel
+        return self._fitted(known, self._kernel[1])
+
+    def _fitted(self, known: Sequence[Entry], kernel: Any = None) -> ErrorModel:
+        latest = known[-MOST:]
+        rows = [self._of_trial(entry.trial, entry.epochs) for entry in latest]
+        errors = np.array([entry.values["error"] for entry in latest])
+        return ErrorModel.fit(rows, errors, WORST * self._worst_error, kernel)
 
     def _agreement(self) -> float:
         """Rank correlation between guesses and errors, so far."""
@@ -166,22 +170,21 @@ class Guided(Lemonade):
         inherits = trial.init in ("parent", "checkpoint") and trial.parent is not None
         _, before = self.record(trial.parent) if inherits and trial.parent is not None else (None, None)
         error = before.values["error"] if before is not None and before.status == "ok" else None
-        return self._row(trial.id, lambda: self.space.from_json(trial.genotype), trial.cheap, error, epochs)
+        if trial.hash not in self._structures:
+            self._structures[trial.hash] = self.space.features(self.space.from_json(trial.genotype))
+        return _row(self._structures[trial.hash], trial.cheap, error, epochs)
 
     def _of_draft(self, draft: Draft) -> Row:
         cheap = {name: estimate.value for name, estimate in draft.cost.items()}
         before = draft.parent if self.inherit else None
         start, error = (0.0, None) if before is None else (before.epochs, before.values["error"])
-        return self._row(draft.genotype, lambda: draft.genotype, cheap, error, start + self.epochs.epochs(cheap))
+        return _row(self.space.features(draft.genotype), cheap, error, start + self.epochs.epochs(cheap))
 
-    def _row(
-        self, key: Any, genotype: Callable[[], Any], cheap: Mapping[str, float], before: float | None, epochs: float
-    ) -> Row:
-        if key not in self._structures:
-            self._structures[key] = self.space.features(genotype())
-        return {
-            **self._structures[key],
-            **{f"log {name}": math.log(max(value, 1e-9)) for name, value in cheap.items()},
-            "log epochs": math.log(max(epochs, 1e-9)),
-            "log error before": math.nan if before is None else math.log(max(before, LEAST_ERROR)),
-        }
+
+def _row(structure: Row, cheap: Mapping[str, float], before: float | None, epochs: float) -> Row:
+    return {
+        **structure,
+        **{f"log {name}": math.log(max(value, 1e-9)) for name, value in cheap.items()},
+        "log epochs": math.log(max(epochs, 1e-9)),
+        "log error before": math.nan if before is None else math.log(max(before, LEAST_ERROR)),
+    }

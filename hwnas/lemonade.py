@@ -9,9 +9,10 @@ import numpy as np
 from hwnas.archive import Archive, Entry
 from hwnas.costs import Costs
 from hwnas.density import Points, effective_size, rarity
+from hwnas.draft import Draft
 from hwnas.limits import starts_within
 from hwnas.schedule import Schedule
-from hwnas.strategy import Draft, Strategy
+from hwnas.strategy import Strategy
 from hwnas.trial import Init, Trial
 from spaces.move import Move
 from spaces.space import Space

@@ -1,7 +1,7 @@
 """Can the limits be kept at all? Said before anything is trained."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from hwnas.costs import Cost, Costs
@@ -71,12 +71,5 @@ def _descend(space: Space[Any], costs: Costs, goal: Callable[[Cost], float], eno
         genotype = around[ranks.index(best)]
         if best[0] <= enough:
             break
-        around = list(_neighbours(space, genotype))
+        around = [child for _, child in space.within(genotype, space.moves(genotype))]
     return genotype
-
-
-def _neighbours(space: Space[Any], genotype: Any) -> Iterator[Any]:
-    for move in space.moves(genotype):
-        child = space.apply(genotype, move).genotype
-        if space.refusal(child) is None:
-            yield child

@@ -6,7 +6,7 @@ import numpy as np
 
 from hwnas.archive import Entry
 from hwnas.baseline import Baseline
-from hwnas.strategy import Draft
+from hwnas.draft import Draft
 from spaces.move import Move
 from spaces.space import seeded
 
@@ -37,8 +37,5 @@ class LocalSearch(Baseline):
         """All that one move leads to within the bounds, in random order."""
         genotype = self.space.from_json(entry.trial.genotype)
         moves = self.space.moves(genotype)
-        for i in rng.permutation(len(moves)):
-            move = seeded(moves[i], int(rng.integers(2**31)))
-            child = self.space.apply(genotype, move).genotype
-            if self.space.refusal(child) is None:
-                yield move, child
+        shuffled = (seeded(moves[i], int(rng.integers(2**31))) for i in rng.permutation(len(moves)))
+        return self.space.within(genotype, shuffled)

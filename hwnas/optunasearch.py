@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from hwnas.costs import Costs
+from hwnas.draft import Draft
 from hwnas.schedule import Schedule
-from hwnas.strategy import MOST_DRAWS, Draft, Strategy
+from hwnas.strategy import MOST_DRAWS, Strategy
 from hwnas.trial import Trial
 from spaces.errors import SpecError
 from spaces.space import Choose, Space
@@ -58,7 +59,7 @@ class OptunaSearch(Strategy):
         try:
             import optuna  # a second to import, and an extra
         except ImportError as error:
-            raise SpecError("this strategy needs Optuna; install it by pip install 'hwnas[hpo]'") from error
+            raise SpecError("this strategy needs Optuna; install it by pip install optuna") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # or each study made anew is announced
         self._optuna = optuna
         self.epochs = epochs
@@ -66,14 +67,18 @@ class OptunaSearch(Strategy):
         self.population = population
 
     def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
-        """What the sampler chooses, without what is known, breaks a bound or a limit."""
+        """What the sampler chooses, without what is known, breaks a bound or a limit.
+
+        Where that is nothing at first, what LEMONADE would begin with.
+
+        Raises:
+            LimitError: No network within the limits was found at all.
+        """
         study, seen = self._study(rng), self.seen
         drafts: list[Draft] = []
         configs: list[dict[str, Any]] = []
-        patience = PATIENCE
-        for _ in range(MOST_DRAWS):
-            if len(drafts) == count:
-                break
+        idle, patience = 0, PATIENCE
+        while len(drafts) < count and idle < MOST_DRAWS:
             trial = study.ask()
             choose = trial.suggest_categorical if patience else _drawn(rng)
             genotype, params = _composed(self.space, choose)
@@ -83,10 +88,13 @@ class OptunaSearch(Strategy):
                 drafts += found
                 attributes = study._storage.get_trial_system_attrs(trial._trial_id)  # where a sampler keeps its own
                 configs.append({CONFIG: {"params": params, "attributes": attributes if patience else {}}})
-                patience = PATIENCE
+                idle, patience = 0, PATIENCE
             else:
                 study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
-                patience = max(0, patience - 1)
+                idle, patience = idle + 1, max(0, patience - 1)
+        if not drafts and not self.records:
+            drafts = self.first(seen)[:count]
+            configs = [{} for _ in drafts]  # what Optuna does not know of
         return self.trials(drafts, self.epochs, rng, configs=configs)
 
     def _study(self, rng: np.random.Generator) -> "optuna.Study":

@@ -9,8 +9,8 @@ from hwnas import pareto
 from hwnas.archive import matrix
 from hwnas.baseline import Baseline
 from hwnas.costs import Costs
+from hwnas.draft import Draft
 from hwnas.schedule import Schedule
-from hwnas.strategy import Draft
 from spaces.space import Space
 
 #: Children made for each that is wanted before random networks take their place.

@@ -212,7 +212,19 @@ StrategyName = Literal[
 
 #: Those whose children can inherit weights, and those with a population of a fixed size.
 LEMONADES = ("lemonade", "surrogate")
-POPULATIONS = ("regularized-evolution", "nsga2", "sms-emoa", "optuna-nsga2", "optuna-tpe")
+EVOLUTIONS = ("regularized-evolution", "nsga2", "sms-emoa")
+
+#: Settings that some strategies alone have as arguments.
+USED_BY = {
+    "proposals": LEMONADES,
+    "explore": ("surrogate",),
+    "population": (*EVOLUTIONS, "optuna-nsga2", "optuna-tpe"),
+    "starts": ("random", "local-search", *EVOLUTIONS),
+    "revisit": LEMONADES,
+    "inherit": LEMONADES,
+    "paper_density": LEMONADES,
+    "max_parents": LEMONADES,
+}
 
 
 class SearchSection(Section):
@@ -226,8 +238,9 @@ class SearchSection(Section):
             null: 12, or 24 with a surrogate.
         explore: with a surrogate, least part of the children that is accepted without it; null: 0.05.
         population: of evolution other than LEMONADE; null: by the strategy.
-        revisit: share of the trainings that goes to networks of the front themselves; like inherit, paper_density and
-            max_parents of LEMONADE only.
+        starts: whether a baseline begins with the small networks that LEMONADE begins with, and not with random ones.
+        revisit: share of the trainings that goes to networks of the front themselves; like initial_epochs, inherit,
+            paper_density and max_parents of LEMONADE only.
         trainings: how many a budget in time is shared out among; null: 120, or 40 from scratch.
         epochs: training of a child, on top of what it inherits; null: about the same time for each, of that share.
         initial_epochs: the same for the networks that the search starts from.
@@ -241,6 +254,7 @@ class SearchSection(Section):
     proposals: Positive | None = None
     explore: Annotated[float, Field(ge=0, le=1)] | None = None
     population: Annotated[int, Field(ge=2)] | None = None
+    starts: bool = False
     revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
     trainings: Positive | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
@@ -256,14 +270,13 @@ class SearchSection(Section):
 
     def options(self) -> dict[str, Any]:
         """What the strategy has as arguments; its own default stands where there is null."""
-        keys = ["proposals", "explore", "revisit", "inherit", "paper_density", "max_parents"]
-        names = keys if self.strategy in LEMONADES else ["population"]
+        names = [name for name, strategies in USED_BY.items() if self.strategy in strategies]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @model_validator(mode="after")
     def _options_of_the_strategy(self) -> Self:
-        for name, strategies in (("explore", ("surrogate",)), ("population", POPULATIONS)):
-            if getattr(self, name) is not None and self.strategy not in strategies:
+        for name, strategies in {**USED_BY, "initial_epochs": LEMONADES}.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.strategy not in strategies:
                 raise ValueError(
                     f"{name} is of no use to the strategy {self.strategy}; it is to {', '.join(strategies)}"
                 )

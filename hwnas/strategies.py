@@ -59,8 +59,8 @@ def make_strategy(
 
 
 def _simple(name: str) -> Callable[..., Strategy]:
-    from hwnas.baseline import RandomSearch
     from hwnas.localsearch import LocalSearch
+    from hwnas.randomsearch import RandomSearch
     from hwnas.regularized import RegularizedEvolution
 
     return {"random": RandomSearch, "regularized-evolution": RegularizedEvolution, "local-search": LocalSearch}[name]

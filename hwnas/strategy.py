@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hwnas.archive import Archive, Entry
-from hwnas.costs import Cost, Costs
+from hwnas.costs import Costs
+from hwnas.draft import Draft
+from hwnas.limits import starts_within
 from hwnas.schedule import Schedule
 from hwnas.trial import Init, Result, Trial
 from spaces.move import Move
@@ -16,23 +17,6 @@ from spaces.space import Space
 
 #: Random networks drawn in vain before a space counts as exhausted.
 MOST_DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A network that may become a trial, judged on its cheap objectives alone.
-
-    Attributes:
-        genotype: The network.
-        cost: Its cheap objectives.
-        parent: The network it comes from, if any.
-        moves: How.
-    """
-
-    genotype: Any
-    cost: Cost
-    parent: Entry | None = None
-    moves: Sequence[Move] = ()
 
 
 class Strategy(ABC):
@@ -59,7 +43,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
-        """Up to `count` new trials, made by :meth:`trial`; fewer where there is no more to try."""
+        """Up to `count` new trials, made by :meth:`trials`; fewer where there is no more to try."""
 
     def ask(self, count: int) -> list[Trial]:
         """The next trials, at most `count`; none when the space is exhausted. Others may be running meanwhile."""
@@ -173,6 +157,17 @@ class Strategy(ABC):
         costs = self.costs.of([genotype for genotype, *_ in new])
         drafts = [Draft(g, cost, parent, moves) for (g, parent, moves), cost in zip(new, costs, strict=True)]
         return [draft for draft in drafts if self.costs.allows(draft.cost)]
+
+    def first(self, seen: set[str]) -> list[Draft]:
+        """What the space begins with within the limits, small to large, or one network that keeps them.
+
+        Args:
+            seen: Hashes of networks that are not new; those made are added.
+
+        Raises:
+            LimitError: None was found.
+        """
+        return self.fresh([(genotype, None, ()) for genotype in starts_within(self.space, self.costs)], seen)
 
     def sampled(self, count: int, seen: set[str], rng: np.random.Generator) -> list[Draft]:
         """Up to `count` random networks of the space, new and within the limits.

@@ -1,7 +1,7 @@
 """`Space`: what can be built. A genotype, how it becomes an architecture, and how it moves."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -114,6 +114,13 @@ class Space(ABC, Generic[G]):
     def cross(self, one: G, other: G, rng: np.random.Generator) -> G:
         """A genotype with parts of two others; where a space cannot tell what parts are, one of the two."""
         return one if rng.random() < 0.5 else other
+
+    def within(self, genotype: G, moves: Iterable[Move]) -> Iterator[tuple[Move, G]]:
+        """The children of some moves that stay within the bounds, one by one."""
+        for move in moves:
+            child = self.apply(genotype, move).genotype
+            if self.refusal(child) is None:
+                yield move, child
 
     def propose(self, genotype: G, rng: np.random.Generator, tries: int = 50) -> tuple[Move, Child[G]] | None:
         """A random move that stays within the bounds: first the kind is drawn, then one of that kind.

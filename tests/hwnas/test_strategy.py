@@ -11,13 +11,13 @@ from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from hwnas import strategy as strategy_module
-from hwnas.baseline import RandomSearch
 from hwnas.box import Box
 from hwnas.genetic import Genetic
 from hwnas.guided import Guided
 from hwnas.lemonade import Lemonade
 from hwnas.localsearch import LocalSearch
 from hwnas.optunasearch import OptunaSearch
+from hwnas.randomsearch import RandomSearch
 from hwnas.regularized import RegularizedEvolution
 from hwnas.schedule import Schedule
 from hwnas.sections import StrategyName
@@ -222,8 +222,16 @@ class OfBaseline(Contract):
             assert trial.init == "scratch"
             assert (trial.fidelity_from, trial.fidelity_to) == (0, 3)
 
-    def test_a_limit_that_nothing_keeps_yields_nothing(self, impatient):
-        assert self.make(limits={"params": 10.0}).ask(4) == []
+    def test_where_chance_finds_nothing_within_the_limits_what_lemonade_begins_with_does(self, impatient):
+        smallest = CELLS.decode(CELLS.starts()[0]).n_params
+        strategy = self.make(limits={"params": smallest})
+        asked = play(strategy, asks=2)
+        assert asked
+        assert {trial.cheap["params"] for trial in asked} == {smallest}
+
+    def test_a_limit_that_nothing_keeps_is_refused(self, impatient):
+        with pytest.raises(LimitError, match="params <= 10"):
+            self.make(limits={"params": 10.0}).ask(4)
 
 
 class TestRandomSearch(OfBaseline):
