@@ -128,3 +128,17 @@ def test_a_candidate_looks_to_the_model_as_it_will_as_a_trial():
     drafts = strategy.drafts(front, 3, np.random.default_rng(0))
     for draft, trial in zip(drafts, strategy.children(drafts, 0, np.random.default_rng(1)), strict=True):
         assert strategy._of_draft(draft) == pytest.approx(strategy._of_trial(trial, trial.fidelity_to))
+
+
+@pytest.mark.parametrize("most", [10, guided.MOST])
+def test_kernels_are_found_at_milestones_only(most, monkeypatch):
+    """Also where the latest results alone are learned from."""
+    found = []
+    fit = guided.ErrorModel.fit
+    monkeypatch.setattr(guided, "MOST", most)
+    monkeypatch.setattr(guided.ErrorModel, "fit", lambda *args: found.append(args[-1] is None) or fit(*args))
+    strategy = make(inherit=False)
+    asked = play(strategy, asks=40, count=1, answer=by_structure)
+    milestones = {guided.milestone(count) for count in range(guided.FEWEST, len(asked))}
+    assert 5 < sum(found) <= len(milestones)
+    assert len(found) - sum(found) > 1.5 * sum(found)
