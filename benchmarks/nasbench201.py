@@ -338,6 +338,7 @@ def ratio(own, rival):
     rng = np.random.default_rng(0)
     ours, theirs = (np.median(rng.choice(needs, (2000, len(needs))), axis=1) for needs in (own, rival))
     low, high = np.percentile(np.minimum(ours, NEVER) / np.minimum(theirs, NEVER), [2.5, 97.5])
+    high = np.inf if high > 1e-3 * NEVER else high
     ranks = rankdata([*own, *rival])
     return np.median(own) / np.median(rival), low, high, mannwhitneyu(ranks[: len(own)], ranks[len(own) :]).pvalue
 
