@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -24,7 +24,7 @@ from hwnas import advice, disk, latencycli, progress, report
 from hwnas import manifest as manifests
 from hwnas.export import copy_models
 from hwnas.quantities import parse_quantity
-from hwnas.sections import parse_budget
+from hwnas.sections import StrategyName, parse_budget
 from hwnas.selection import Percentile, select
 from hwnas.spec import Spec
 from hwnas.store import Store
@@ -114,6 +114,10 @@ def search(
     data: Annotated[str | None, typer.Option(help="Folder of images, or digits, cifar10, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="New run folder; default: runs/DATA-TIME.")] = None,
     budget: Annotated[str | None, typer.Option(help="Duration such as 30m, or a number of trainings.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"How candidates are proposed: {', '.join(get_args(StrategyName))}."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side that images are resized to.")] = None,
     metric: Annotated[str | None, typer.Option(help="accuracy or balanced-accuracy.")] = None,
@@ -129,13 +133,17 @@ def search(
     threads: Annotated[int | None, typer.Option(help="Threads for training; default: measured.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """From images and this machine to a front of ONNX models."""
+    """From images and this machine to a front of ONNX models.
+
+    A specification holds more settings; spec.yaml of any run lists them, with what they mean.
+    """
     chosen = Spec.load(spec) if spec else Spec()
     options = {
         "data.source": data,
         "data.image_size": image_size,
         "data.metric": metric,
         "budget": budget,
+        "search.strategy": strategy,
         "seed": seed,
         "threads": threads,
         "limits": {**chosen.to_json()["limits"], **_pairs(limit)},
@@ -156,18 +164,20 @@ def search(
 @app.command()
 def resume(
     run: Run,
-    budget: Annotated[str | None, typer.Option(help="New duration of the whole run, such as 1h.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="New one of the whole run, what it has used included: 1h, or a number of trainings."),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Where the images are now, if they were moved.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a search, or give a finished one more time."""
-    seconds = None if budget is None else parse_budget(budget).time
-    if budget is not None and seconds is None:
-        raise SpecError(f"--budget {budget}: resume takes a duration, such as 30m or {budget}s")
+    if budget is not None:
+        parse_budget(budget)  # what is wrong with it is said at once, before torch is loaded
     with _resumable(run):
         from hwnas import runfolder
 
-        runfolder.resume(run, progress.choose(quiet), seconds, data)
+        runfolder.resume(run, progress.choose(quiet), budget, data)
     _show_run(run)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hwnas.progress import Progress, Quiet
 from hwnas.quantities import format_duration
+from hwnas.sections import parse_budget
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.study import SPEC_FILE, Study, load
@@ -50,14 +51,15 @@ def search(spec: Spec, out: str | Path, progress: Progress | None = None) -> Pat
 
 
 def resume(
-    out: str | Path, progress: Progress | None = None, budget: float | None = None, data: str | None = None
+    out: str | Path, progress: Progress | None = None, budget: str | float | None = None, data: str | None = None
 ) -> Path:
     """Go on with an interrupted study, or with a finished one that gets more time.
 
     Args:
         out: The run folder.
         progress: Is told how it goes.
-        budget: A new budget in seconds for the whole study, what it has used included; None keeps the old one.
+        budget: A new one for the whole study, what it has used included, as in a specification: ``"1h"``, seconds as
+            a float, or a number of trainings; None keeps the old one.
         data: Where the images are now, if they were moved.
 
     Returns:
@@ -73,13 +75,15 @@ def resume(
         if _edited(out / SPEC_FILE, spec):
             progress.note(f"{out / SPEC_FILE} was edited, which changes nothing: a study goes on as it began")
         if budget is not None:
+            wanted = parse_budget(budget)
             used = store.read("seconds used", float, 0.0)
-            if budget <= used:
+            trained = sum(result is not None for _, result in store.trials())
+            if (wanted.time or math.inf) <= used or (wanted.trainings or math.inf) <= trained:
+                had = format_duration(math.ceil(used)) if wanted.time else f"{trained} trainings"
                 raise SpecError(
-                    f"budget is {format_duration(budget)} for the whole study, "
-                    f"but {out} has used {format_duration(math.ceil(used))} of it already; give it more"
+                    f"budget is {wanted} for the whole study, but {out} has used {had} of it already; give it more"
                 )
-            spec = spec.resolve({"budget": {"time": budget}})
+            spec = spec.resolve({"budget": wanted.model_dump()})
         if data is not None:
             spec = _found_from_anywhere(spec.resolve({"data.source": data}))
         elif dataset_name(spec.data.source) is None and not Path(spec.data.source).is_dir():

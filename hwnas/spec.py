@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from hwnas import yamlfile
+from hwnas.commented import commented
 from hwnas.hints import did_you_mean
 from hwnas.problems import sentences
 from hwnas.quantities import OBJECTIVES, format_quantity, parse_quantity
@@ -218,8 +219,8 @@ class Spec(Section):
         return type(self).from_json(record)
 
     def dump(self) -> str:
-        """The whole specification as YAML, defaults included; `load` reads the same specification from it."""
-        return yamlfile.dump(self.to_json())
+        """The whole specification as YAML with comments, defaults included; `load` reads the same from it."""
+        return commented(self)
 
     def recipe(self, epochs: float, seed: int) -> "Recipe":
         """How to train one network.

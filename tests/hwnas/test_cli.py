@@ -63,7 +63,7 @@ class Recorder:
         out.mkdir(parents=True)
         return self._end(out)
 
-    def resume(self, out: Path, progress: Progress, budget: float | None = None, data: str | None = None) -> Path:
+    def resume(self, out: Path, progress: Progress, budget: str | None = None, data: str | None = None) -> Path:
         self.asked.append((out, progress, budget, data))
         return self._end(out)
 
@@ -232,13 +232,14 @@ def test_search_resolves_its_options(study: Recorder, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "mine"
     options = ["--data", "cifar10", "--budget", "30m", "--image-size", "32", "--metric", "balanced-accuracy"]
     limits = ["--limit", "latency=3ms", "--limit", "macs=50M"]
-    result = hwnas("search", spec, "--out", out, *options, *limits, "--threads", "2", "--quiet")
+    result = hwnas("search", spec, "--out", out, *options, *limits, "--threads", "2", "--strategy", "nsga2", "--quiet")
     assert result.exit_code == 0, result.output
     ((asked, folder, progress),) = study.asked
     assert isinstance(asked, Spec)
     assert (asked.seed, asked.search.children, asked.threads, asked.budget.time) == (3, 4, 2, 1800.0)
     assert (asked.data.source, asked.data.image_size, asked.data.metric) == ("cifar10", 32, "balanced-accuracy")
     assert asked.limits == {"params": 1e6, "latency": 3.0, "macs": 5e7}
+    assert asked.search.strategy == "nsga2"
     assert folder == out
     assert isinstance(progress, Quiet)
 
@@ -286,12 +287,14 @@ def test_wrong_specs_are_explained(study: Recorder, tmp_path: Path, text: str, s
     assert "there is no file" in refused("search", tmp_path / "none.yaml")
 
 
-def test_resume_passes_a_budget_in_seconds_and_the_place_of_the_images(study: Recorder, run: Path) -> None:
+def test_resume_passes_a_budget_and_the_place_of_the_images(study: Recorder, run: Path) -> None:
     assert hwnas("resume", run).exit_code == 0
     assert hwnas("resume", run, "--budget", "1h30m", "--quiet").exit_code == 0
     assert hwnas("resume", run, "--data", "images").exit_code == 0
-    assert [options for _, _, *options in study.asked] == [[None, None], [5400.0, None], [None, "images"]]
-    assert "such as 30m or 200s" in refused("resume", run, "--budget", "200")
+    assert [options for _, _, *options in study.asked] == [[None, None], ["1h30m", None], [None, "images"]]
+    assert hwnas("resume", run, "--budget", "200").exit_code == 0
+    assert "write a duration such as 30m, or a number of trainings" in refused("resume", run, "--budget", "5x")
+    assert len(study.asked) == 4
 
 
 def test_ctrl_c_says_how_to_resume(study: Recorder, tmp_path: Path) -> None:

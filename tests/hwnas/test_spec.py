@@ -95,6 +95,14 @@ def test_a_dump_is_complete_and_readable():
         assert line in text.splitlines()
 
 
+def test_a_dump_says_what_every_key_means():
+    lines = Spec().dump().splitlines()
+    keys = [i for i, line in enumerate(lines) if not line.lstrip().startswith(("#", "- "))]
+    assert len(keys) > 60
+    for i in keys:
+        assert lines[i - 1].lstrip().startswith("# "), lines[i]
+
+
 @pytest.mark.parametrize(
     "source",
     ["1e3", "12", "010", "1:30", ".5", "1_0", "true", "null", "~/my photos: all", "größe", "2024-01-01", "-", ""],

@@ -26,6 +26,7 @@ from hwnas.archive import Archive
 from hwnas.deaths import MOST_DEATHS, UNDER_WAY
 from hwnas.executor import Executor
 from hwnas.progress import Quiet
+from hwnas.sections import BudgetSection
 from hwnas.spec import Spec
 from hwnas.store import Store
 from objectives import cost
@@ -329,6 +330,17 @@ def test_a_smaller_budget_than_what_was_used_is_refused(searched, tmp_path):
     out = copied(searched, tmp_path)
     with pytest.raises(SpecError, match=r"budget is 1s for the whole study, but .* has used .* of it already"):
         runfolder.resume(out, budget=1.0)
+
+
+def test_a_finished_run_gets_more_trainings(searched, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(searched, out)
+    with pytest.raises(SpecError, match=r"budget is 8 trainings .*, but .* has used 8 trainings of it"):
+        runfolder.resume(out, budget=8)
+    runfolder.resume(out, budget="9")
+    assert len(told(out)) == 9
+    assert Spec.load(out / "spec.yaml").budget == BudgetSection(trainings=9)
+    verify(out)
 
 
 def test_a_run_folder_among_the_images_is_refused(tmp_path):
