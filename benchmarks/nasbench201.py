@@ -10,8 +10,8 @@ code changes.
     python benchmarks/nasbench201.py --accuracy accuracy.parquet --latency latency_ms.parquet --device 1080ti_1
 
 The table shows medians and quartiles over seeds, evaluations up to 98 and 99 %, seconds that a strategy takes for 1,000
-proposals (of all, and of the last tenth), and the p-value of the difference to random search, which is always run. Files
-are read with pyarrow: pip install -e ".[bench]".
+proposals (of all, and of the last tenth), and the p-value of the difference to random search, which is always run. The
+files are read with pyarrow: pip install -e ".[bench]".
 
 With --search-error the strategies see that column instead, such as an accuracy after few epochs, and what counts is the
 front by that column, scored by --error.
