@@ -16,7 +16,7 @@ def commented(section: Section) -> str:
     # seconds for everything, final trainings and measurements included.
     time: null
     # candidates trained in the search; the final trainings come on top.
-    trainings: 200
+    trainings: '200'
     """
     meanings, record, parts = _meanings(type(section)), section.model_dump(), []
     for name, value in section:

@@ -275,7 +275,7 @@ class SearchSection(Section):
 
     @model_validator(mode="after")
     def _options_of_the_strategy(self) -> Self:
-        for name, strategies in {**USED_BY, "initial_epochs": LEMONADES}.items():
+        for name, strategies in USED_BY.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.strategy not in strategies:
                 raise ValueError(
                     f"{name} is of no use to the strategy {self.strategy}; it is to {', '.join(strategies)}"

@@ -240,7 +240,12 @@ def arguments(function):
         ("space", {"kind", *PLAIN_KEYS}, CellSpace, {"image", "classes", "shrinks_by"}),
         ("deployment", set(), Deployment.here, set()),
         ("training", set(), Recipe, {"epochs", "seed"}),
-        ("search", STUDY_KEYS | {"explore", "population"}, Lemonade, {"space", "costs", "objectives", "seed"}),
+        (
+            "search",
+            STUDY_KEYS | {"explore", "population", "starts"},
+            Lemonade,
+            {"space", "costs", "objectives", "seed"},
+        ),
     ],
 )
 def test_sections_have_the_keys_of_what_they_configure(section, own, function, theirs):
@@ -270,16 +275,33 @@ def test_a_kind_of_space_has_its_own_keys():
 
 
 def test_a_strategy_has_its_own_options():
+    of_lemonade = {"revisit", "inherit", "paper_density", "max_parents"}
     for name in get_args(StrategyName):
+        of_baseline = set() if name.startswith("optuna") else {"starts"}
         options = Spec.from_json({"search": {"strategy": name}}).search.options()
-        assert set(options) == ({"revisit", "inherit", "paper_density", "max_parents"} if name in LEMONADES else set())
-    assert Spec.from_json({"search": {"strategy": "nsga2", "population": 16}}).search.options() == {"population": 16}
+        assert set(options) == (of_lemonade if name in LEMONADES else of_baseline)
+    evolution = Spec.from_json({"search": {"strategy": "nsga2", "population": 16, "starts": True}}).search
+    assert evolution.options() == {"population": 16, "starts": True}
     surrogate = Spec.from_json({"search": {"strategy": "surrogate", "explore": 0.2, "proposals": 5}}).search
     assert surrogate.options().items() >= {"explore": 0.2, "proposals": 5}.items()
     assert surrogate.inherits
-    for strategy, key in (("lemonade", "explore"), ("random", "population")):
-        with pytest.raises(SpecError, match=f"search: {key} is of no use to the strategy {strategy}; it is to "):
-            Spec.from_json({"search": {"strategy": strategy, key: 1 if key == "explore" else 8}})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key", "value"),
+    [
+        ("lemonade", "explore", 1),
+        ("lemonade", "population", 8),
+        ("surrogate", "starts", True),
+        ("optuna-tpe", "starts", True),
+        ("random", "population", 8),
+        ("nsga2", "proposals", 5),
+        ("nsga2", "revisit", 0.5),
+    ],
+)
+def test_options_of_other_strategies_are_refused(strategy, key, value):
+    with pytest.raises(SpecError, match=f"search: {key} is of no use to the strategy {strategy}; it is to "):
+        Spec.from_json({"search": {"strategy": strategy, key: value}})
 
 
 def test_training_refuses_what_the_recipe_refuses():
