@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from hwnas.trial import Result, Trial
 from objectives.accuracy import Accuracy, Metric, evaluate
-from objectives.batches import batches
+from objectives.batches import batches, few
 from objectives.data import Data
 from objectives.modules import out_of_memory_is_an_error
 from objectives.recipe import Precision, Recipe
@@ -206,9 +205,8 @@ class Executor:
 
     def _calibrated(self, arch: Arch, state: State, nodes: frozenset[str], seed: int) -> State:
         """New norms set from training images, so that the child computes in training mode what the parent did."""
-        images = self.data.train.images
-        chosen = np.random.default_rng(seed).permutation(len(images))[: calibration_images(arch)]
-        batch = images[torch.from_numpy(np.sort(chosen))].to(self.device).float() / 255
+        images, _ = few(self.data.train, calibration_images(arch), seed)
+        batch = images.to(self.device)
 
         def calibrated(tensors: Tensors) -> Tensors:
             there = {key: tensor.to(self.device) for key, tensor in tensors.items()}

@@ -1,9 +1,10 @@
-"""Batches: how an epoch is cut, and the endless stream of augmented images that training takes them from."""
+"""Batches: how an epoch is cut, the endless stream of augmented images for training, and a few images as they are."""
 
 import itertools
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,3 +63,10 @@ def stream(split: Split, recipe: Recipe, device: torch.device) -> Iterator[tuple
                 down_by, right_by, flipped = views[:, there[batch]]
                 images = shifted(images, down_by, right_by, flipped.bool())
             yield to_float(images, layout), labels[there[batch]]
+
+
+def few(split: Split, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """At most so many random images of a split, float in 0..1 and not augmented, and their labels."""
+    order = np.random.default_rng(seed).permutation(len(split.labels))[:count]
+    chosen = torch.from_numpy(np.sort(order))
+    return to_float(split.images[chosen.to(split.images.device)]), split.labels[chosen.to(split.labels.device)]

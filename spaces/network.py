@@ -50,6 +50,7 @@ class Layer(nn.Module):
     def __init__(self, op: Op, own: dict[str, Tensor], trainable: set[str]) -> None:
         super().__init__()
         self.op = op
+        self.filtered = nn.Identity()  # what a convolution makes, before its norm: for hooks
         for short, tensor in own.items():
             if short in trainable:
                 self.register_parameter(short, nn.Parameter(tensor))
@@ -86,7 +87,7 @@ class Layer(nn.Module):
         x = inputs[0]
         match self.op:
             case Conv() | DepthwiseConv() as op:
-                x = self._filtered(x, op)
+                x = self.filtered(self._filtered(x, op))
                 return activate(op.act, self._norm(x) if op.norm else x)
             case Add(act=act):
                 return activate(act, sum(inputs[1:], x))

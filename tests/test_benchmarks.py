@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from objectives.proxies import PROXIES
 from spaces.cell import OPERATIONS, pruned, write
 from spaces.cellspace import CellSpace
 
@@ -124,3 +125,25 @@ def test_what_cannot_be_says_why(tables, arguments, why, monkeypatch, capsys):
         runpy.run_path(str(BENCHMARKS / "nasbench201.py"), run_name="__main__")
     assert ended.value.code != 0
     assert why in f"{ended.value.code}{capsys.readouterr().err}"
+
+
+def test_proxies_are_held_against_accuracies_and_others_scores(tables, tmp_path):
+    accuracy = pd.read_parquet(tables / "accuracy.parquet")
+    others = {"arch_index": accuracy.arch_index, "synflow": accuracy.test, "jacov": accuracy.test, "nwot": -1e8}
+    pd.DataFrame(others).to_parquet(tmp_path / "others.parquet")
+    out = tmp_path / "found.json"
+    asked = ["--n", 6, "--rest", 3, "--batch", 4, "--column", "test", "--data", "digits", "--jobs", 1, "--timed", 1]
+    files = ["--accuracy", tables / "accuracy.parquet", "--reference", tmp_path / "others.parquet"]
+    command = [sys.executable, BENCHMARKS / "proxies_nasbench201.py", *asked, *files, "--json", out]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["n"] == 6
+    assert found["ensemble"]["reference"]["kendall"] == pytest.approx(1)
+    assert set(found["proxies"]) == set(PROXIES)
+    assert {name: one["n"] for name, one in found["proxies"].items() if one["n"] == 6}.keys() == {
+        "synflow",
+        "jacov",
+        "naswot",
+    }
+    assert all(one["seconds"] > 0 for one in found["proxies"].values())
