@@ -13,6 +13,9 @@ The table shows medians and quartiles over seeds, evaluations up to 98 and 99 %,
 proposals (of all, and of the last tenth), and the p-value of the difference to random search, which is always run. The
 files are read with pyarrow: pip install -e ".[bench]".
 
+With --proxies, a file of zero-cost scores, rows without them are left out, and ablations such as
+lemonade-prefilter-0.5 discard that share of the proposals; compare with the others in the same run.
+
 With --search-error the strategies see that column instead, such as an accuracy after few epochs, and what counts is the
 front by that column, scored by --error.
 """
@@ -37,10 +40,12 @@ from hwnas import pareto
 from hwnas.box import Box
 from hwnas.costs import Costs
 from hwnas.lemonade import Lemonade
+from hwnas.prefilter import Prefilter
 from hwnas.schedule import Schedule
 from hwnas.strategies import make_strategy
 from hwnas.trial import Result
 from objectives.base import Estimate
+from objectives.proxies import DEFAULT as PROXIES
 from spaces.cellspace import CellSpace
 from spaces.wholefile import write_whole
 
@@ -131,6 +136,11 @@ STRATEGIES = {
     "surrogate-study-box": [Variant("", "surrogate", SCRATCH, 4, study_box=True)],
     "surrogate-blind": [Variant("", "surrogate", SCRATCH, 4, blind=True)],
     "lemonade-blind": [Variant("", "lemonade", SCRATCH, 8, blind=True)],
+    **{
+        f"{name}-prefilter-{share}": [Variant("", name, {**SCRATCH, "prefilter": share}, size)]
+        for name, size in (("lemonade", 8), ("surrogate", 4))
+        for share in (0.25, 0.5, 0.75)
+    },
     **{f"surrogate-batch-{size}": [Variant("", "surrogate", SCRATCH, size)] for size in (1, 8, 16)},
 }
 DEFAULT = ("lemonade", "surrogate", "random", "regularized-evolution", "local-search", "nsga2", "sms-emoa")
@@ -237,6 +247,8 @@ def problem(options):
     if objectives[0] != "error" or not set(objectives[1:]) <= {"latency", "params"} or len(objectives) < 2:
         raise SystemExit(f"--objectives is {options.objectives!r}; write error,latency or error,latency,params")
     values = found[list(objectives)].to_numpy()
+    if options.proxies:
+        found = found.join(scored(accuracy, options.proxies), how="inner")
     worst = (options.reference_error or WORST_ERROR) / 100
     if values[:, 0].min() >= worst and options.reference_error is None:
         worst = float(np.median(values[:, 0]))
@@ -245,6 +257,13 @@ def problem(options):
     if volume == 0:
         raise SystemExit(f"no row has an error below {100 * worst:g} %; give a larger --reference-error")
     return Problem(found.to_dict("index"), objectives, reference, volume)
+
+
+def scored(accuracy, path):
+    """The scores of every architecture, or of one that is the same network."""
+    table = pd.read_parquet(path).set_index("arch_index")[list(PROXIES)]
+    same = accuracy.set_index("arch_index")["iso_rep_index"]
+    return table.groupby(same).first().reindex(accuracy["iso_rep_index"]).set_index(accuracy["arch_str"]).dropna()
 
 
 @functools.lru_cache(maxsize=1)
@@ -263,11 +282,14 @@ def run(arguments, variant, seed):
     searched_on_error = options.search_error is None
     box = given.box(as_in_a_study=variant.study_box or not searched_on_error)
     arguments = (table, TableCosts(table, given.objectives[1:]), given.objectives, seed)
-    epochs = {"epochs": ONE_EPOCH, "initial_epochs": ONE_EPOCH}
+    settings = {"epochs": ONE_EPOCH, "initial_epochs": ONE_EPOCH, **variant.options}
+    if "prefilter" in settings:
+        costs = given.objectives[1:]
+        settings["prefilter"] = Prefilter(table, PROXIES, given.rows.__getitem__, settings["prefilter"], costs)
     chosen = (
-        UniformParents(*arguments, **epochs, **variant.options)
+        UniformParents(*arguments, **settings)
         if variant.name is None
-        else make_strategy(variant.name, *arguments, box=box, **epochs, **variant.options)
+        else make_strategy(variant.name, *arguments, box=box, **settings)
     )
     asked, clock = [], [(0, time.process_time())]
     while len(asked) < options.evaluations:
@@ -365,6 +387,7 @@ def kept(arguments, options, variant, seed):
     what = [
         *inputs,
         options.evaluations,
+        options.proxies and contents(options.proxies),
         variant.name,
         variant.options,
         variant.batch,
@@ -381,7 +404,7 @@ def kept(arguments, options, variant, seed):
     return json.loads(path.read_text())
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def contents(path):
     """Hash of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -397,6 +420,7 @@ def parsed(arguments=None):
     parser.add_argument("--device", required=True, help="column of --latency")
     parser.add_argument("--error", default="c10_test_200", help="column of --accuracy; the error is what lacks to 100")
     parser.add_argument("--search-error", help="column that the search sees instead")
+    parser.add_argument("--proxies", type=Path, help="arch_index, and a column for each zero-cost proxy")
     parser.add_argument("--strategies", nargs="+", default=DEFAULT, choices=STRATEGIES, metavar="NAME")
     parser.add_argument("--objectives", default="error,latency", help="error,latency or error,latency,params")
     parser.add_argument("--evaluations", type=int, default=400)
@@ -406,6 +430,8 @@ def parsed(arguments=None):
     parser.add_argument("--cache", type=Path, help="folder of runs that are not made again")
     parser.add_argument("--json", type=Path, help="where results are written")
     options = parser.parse_args(arguments)
+    if options.proxies is None and any("prefilter" in name for name in options.strategies):
+        parser.error("strategies with a pre-filter need --proxies")
     if options.evaluations < 1 or options.seeds < 1 or options.jobs < 1:
         parser.error("--evaluations, --seeds and --jobs must be at least 1")
     return options

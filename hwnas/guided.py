@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,13 +90,11 @@ class Guided(Lemonade):
         self._structures: dict[str, Row] = {}  # by hash
         self._kernel: tuple[Any, Any] = (None, None)  # and what it was found on
 
-    def accepted(
-        self, front: Archive, drafts: Sequence[Draft], count: int, offset: int, rng: np.random.Generator
-    ) -> list[Trial]:
+    def accepted(self, front: Archive, drafts: Sequence[Draft], count: int, rng: np.random.Generator) -> list[Draft]:
         """Those that are expected to add most, and some by density."""
         known = [Entry(trial, result) for trial, result in self.records if result is not None and result.status == "ok"]
         if len(known) < FEWEST or not count:
-            return super().accepted(front, drafts, count, offset, rng)
+            return super().accepted(front, drafts, count, rng)
         model = self._model(known)
         guessed, spread = model.predict([self._of_draft(draft) for draft in drafts])
         agreement = self._agreement()
@@ -117,8 +116,7 @@ class Guided(Lemonade):
         if len(chosen) < count and len(rest):
             chances = self.chances(front, self.cheap([drafts[i] for i in rest]))
             chosen += rng.choice(rest, min(count - len(chosen), len(rest)), replace=False, p=chances).tolist()
-        configs = [{CONFIG: math.exp(guessed[i])} for i in chosen]
-        return self.children([drafts[i] for i in chosen], offset, rng, configs)
+        return [replace(drafts[i], config={**drafts[i].config, CONFIG: math.exp(guessed[i])}) for i in chosen]
 
     @property
     def _worst_error(self) -> float:

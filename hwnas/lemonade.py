@@ -11,6 +11,7 @@ from hwnas.costs import Costs
 from hwnas.density import Points, effective_size, rarity
 from hwnas.draft import Draft
 from hwnas.limits import starts_within
+from hwnas.prefilter import Prefilter
 from hwnas.schedule import Schedule
 from hwnas.strategy import Strategy
 from hwnas.trial import Init, Trial
@@ -44,6 +45,8 @@ class Lemonade(Strategy):
         revisit: Part of the trainings that goes to the front itself, 0..1; none without inheritance.
         max_parents: Most networks that parents are drawn from.
         inherit: Whether children start from their parents' weights; otherwise from scratch.
+        prefilter: Discards some of the accepted children before they are trained; then more are accepted. None: keeps
+            all.
         paper_density: The density in the form of the paper (see :func:`hwnas.density.rarity`).
     """
 
@@ -60,6 +63,7 @@ class Lemonade(Strategy):
         revisit: float = 0.25,
         max_parents: int = 40,
         inherit: bool = True,
+        prefilter: Prefilter | None = None,
         paper_density: bool = False,
     ) -> None:
         super().__init__(space, costs, objectives, seed)
@@ -69,6 +73,7 @@ class Lemonade(Strategy):
         self.revisit = revisit if inherit else 0.0
         self.max_parents = max_parents
         self.inherit = inherit
+        self.prefilter = prefilter
         self.paper_density = paper_density
 
     def propose(self, count: int, rng: np.random.Generator) -> list[Trial]:
@@ -83,7 +88,8 @@ class Lemonade(Strategy):
         again = self._revisited(front, int(rng.binomial(count, self.revisit)))
         wanted = count - len(again)
         if drafts := self.drafts(front, max(1, wanted), rng):
-            return self._continued(again, rng) + self.accepted(front, drafts, wanted, len(again), rng)
+            continued = self._continued(again, rng)
+            return continued + self.children(self._filtered(drafts, front, wanted, rng), len(again), rng)
         drafts = self.sampled(max(1, wanted), seen, rng)  # all around the front is known
         if not drafts:  # the space is exhausted; to go on with what is known would hide that
             return []
@@ -137,20 +143,43 @@ class Lemonade(Strategy):
         )
         return drafts
 
-    def accepted(
-        self, front: Archive, drafts: Sequence[Draft], count: int, offset: int, rng: np.random.Generator
+    def _filtered(self, drafts: Sequence[Draft], front: Archive, count: int, rng: np.random.Generator) -> list[Draft]:
+        """Those that are accepted, and, where there is a pre-filter, stand it."""
+        if self.prefilter is None or not count:
+            return self.accepted(front, drafts, count, rng)
+        entries = self.archive.entries
+        self.news += self.prefilter.review(entries)
+        accepted = self.accepted(front, drafts, self.prefilter.proposals(count), rng)
+        return self.prefilter.kept(accepted, entries, count)
+
+    def learned(self) -> list[str]:
+        """See :meth:`Strategy.learned`: how far zero-cost proxies agree with these results."""
+        return [] if self.prefilter is None else self.prefilter.learned(self.archive.entries)
+
+    def trials(
+        self,
+        drafts: Sequence[Draft],
+        epochs: Schedule,
+        rng: np.random.Generator,
+        *,
+        init: Init = "scratch",
+        offset: int = 0,
     ) -> list[Trial]:
+        """See :meth:`Strategy.trials`; where proxies are asked, their scores are kept."""
+        if self.prefilter is not None and self.prefilter.asked:
+            drafts = [self.prefilter.scored(draft) for draft in drafts]
+        return super().trials(drafts, epochs, rng, init=init, offset=offset)
+
+    def accepted(self, front: Archive, drafts: Sequence[Draft], count: int, rng: np.random.Generator) -> list[Draft]:
         """As many as are to be trained, drawn where the cheap objectives are rare."""
         chances = self.chances(front, self.cheap(drafts))
         chosen = rng.choice(len(drafts), min(count, len(drafts)), replace=False, p=chances)
-        return self.children([drafts[i] for i in chosen], offset, rng)
+        return [drafts[i] for i in chosen]
 
-    def children(
-        self, drafts: Sequence[Draft], offset: int, rng: np.random.Generator, configs: Sequence[dict[str, Any]] = ()
-    ) -> list[Trial]:
+    def children(self, drafts: Sequence[Draft], offset: int, rng: np.random.Generator) -> list[Trial]:
         """Trials of drafts that are to be trained; see :meth:`Strategy.trials`."""
         init: Init = "parent" if self.inherit else "scratch"
-        return self.trials(drafts, self.epochs, rng, init=init, offset=offset, configs=configs)
+        return self.trials(drafts, self.epochs, rng, init=init, offset=offset)
 
     def parent_chances(self, front: Archive) -> Points:
         """Probability of drawing each network of the front as a parent."""

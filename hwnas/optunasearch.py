@@ -1,6 +1,7 @@
 """`OptunaSearch`: Optuna's samplers on the choices of a space; needs the extra ``hpo``."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -76,7 +77,6 @@ class OptunaSearch(Strategy):
         """
         study, seen = self._study(rng), self.seen
         drafts: list[Draft] = []
-        configs: list[dict[str, Any]] = []
         idle, patience = 0, PATIENCE
         while len(drafts) < count and idle < MOST_DRAWS:
             trial = study.ask()
@@ -85,17 +85,16 @@ class OptunaSearch(Strategy):
             within = self.space.refusal(genotype) is None
             found = self.fresh([(genotype, None, ())], seen) if within else []
             if found:
-                drafts += found
                 attributes = study._storage.get_trial_system_attrs(trial._trial_id)  # where a sampler keeps its own
-                configs.append({CONFIG: {"params": params, "attributes": attributes if patience else {}}})
+                kept = {CONFIG: {"params": params, "attributes": attributes if patience else {}}}
+                drafts += [replace(draft, config=kept) for draft in found]
                 idle, patience = 0, PATIENCE
             else:
                 study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
                 idle, patience = idle + 1, max(0, patience - 1)
         if not drafts and not self.records:
-            drafts = self.first(seen)[:count]
-            configs = [{} for _ in drafts]  # what Optuna does not know of
-        return self.trials(drafts, self.epochs, rng, configs=configs)
+            drafts = self.first(seen)[:count]  # what Optuna does not know of
+        return self.trials(drafts, self.epochs, rng)
 
     def _study(self, rng: np.random.Generator) -> "optuna.Study":
         seed, samplers = int(rng.integers(2**31)), self._optuna.samplers

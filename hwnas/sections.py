@@ -210,6 +210,24 @@ StrategyName = Literal[
 ]
 """Strategies; `hwnas.strategies` has them."""
 
+ProxyName = Literal[
+    "synflow",
+    "jacov",
+    "naswot",
+    "snip",
+    "grasp",
+    "fisher",
+    "grad_norm",
+    "zen",
+    "zico",
+    "epe_nas",
+    "l2_norm",
+    "depth",
+    "params",
+    "macs",
+]
+"""Zero-cost proxies; `objectives.proxies` has them."""
+
 #: Those whose children can inherit weights, and those with a population of a fixed size.
 LEMONADES = ("lemonade", "surrogate")
 EVOLUTIONS = ("regularized-evolution", "nsga2", "sms-emoa")
@@ -217,6 +235,8 @@ EVOLUTIONS = ("regularized-evolution", "nsga2", "sms-emoa")
 #: Settings that some strategies alone have as arguments.
 USED_BY = {
     "proposals": LEMONADES,
+    "proxies": LEMONADES,
+    "discard": LEMONADES,
     "explore": ("surrogate",),
     "population": (*EVOLUTIONS, "optuna-nsga2", "optuna-tpe"),
     "starts": ("random", "local-search", *EVOLUTIONS),
@@ -236,6 +256,10 @@ class SearchSection(Section):
         children: networks trained in a generation (the paper's n_ac).
         proposals: children judged by cheap objectives alone, for each that is trained (the paper's n_pc / n_ac);
             null: 12, or 24 with a surrogate.
+        proxies: zero-cost proxies by which proposals are judged before any training; see `objectives.proxies`. One
+            that does not agree with the errors of trained networks is switched off.
+        discard: share of the proposals that they discard, compared with networks of equal cost; 0: none are computed;
+            null: 0.5, or 0 with a surrogate, which does as well without.
         explore: with a surrogate, least part of the children that is accepted without it; null: 0.05.
         population: of evolution other than LEMONADE; null: by the strategy.
         starts: whether a baseline begins with the small networks that LEMONADE begins with, and not with random ones.
@@ -252,6 +276,8 @@ class SearchSection(Section):
     strategy: StrategyName = "lemonade"
     children: Positive = 8
     proposals: Positive | None = None
+    proxies: Annotated[list[ProxyName], Field(min_length=1)] = Field(default=["synflow", "jacov"])
+    discard: Annotated[float, Field(ge=0, le=0.9)] | None = None
     explore: Annotated[float, Field(ge=0, le=1)] | None = None
     population: Annotated[int, Field(ge=2)] | None = None
     starts: bool = False
@@ -268,9 +294,17 @@ class SearchSection(Section):
         """Whether children inherit weights."""
         return self.inherit and self.strategy in LEMONADES
 
+    @property
+    def discarded(self) -> float:
+        """Share of the proposals that zero-cost proxies discard."""
+        if self.strategy not in LEMONADES:
+            return 0.0
+        default = 0.5 if self.strategy == "lemonade" else 0.0
+        return default if self.discard is None else self.discard
+
     def options(self) -> dict[str, Any]:
         """What the strategy has as arguments; its own default stands where there is null."""
-        names = [name for name, strategies in USED_BY.items() if self.strategy in strategies]
+        names = [name for name, who in USED_BY.items() if self.strategy in who and name not in ("proxies", "discard")]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @model_validator(mode="after")

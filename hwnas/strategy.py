@@ -38,6 +38,7 @@ class Strategy(ABC):
         self.objectives = tuple(objectives)
         self.seed = seed
         self.note = ""  # what the last `ask` has to say about how it chose
+        self.news: list[str] = []  # what the user should be told of it
         self._records: dict[int, tuple[Trial, Result | None]] = {}
         self._archive: Archive | None = None  # made when asked for; a result makes it stale
 
@@ -47,6 +48,7 @@ class Strategy(ABC):
 
     def ask(self, count: int) -> list[Trial]:
         """The next trials, at most `count`; none when the space is exhausted. Others may be running meanwhile."""
+        self.news = []
         trials = self.propose(count, np.random.default_rng([self.seed, len(self._records)])) if count else []
         self._records |= {trial.id: (trial, None) for trial in trials}
         return trials
@@ -95,6 +97,10 @@ class Strategy(ABC):
         """Hashes of all networks asked so far."""
         return {trial.hash for trial, _ in self._records.values()}
 
+    def learned(self) -> list[str]:
+        """Lines on what the results say of the search itself."""
+        return []
+
     # For subclasses ---------------------------------------------------------------------------------------------------
 
     def trials(
@@ -105,7 +111,6 @@ class Strategy(ABC):
         *,
         init: Init = "scratch",
         offset: int = 0,
-        configs: Sequence[dict[str, Any]] = (),
     ) -> list[Trial]:
         """Trials with the books filled in.
 
@@ -115,7 +120,6 @@ class Strategy(ABC):
             rng: Draws each trial's seed.
             init: Where their weights come from.
             offset: How many trials of this `ask` stand before them.
-            configs: For each, what is to be kept with it.
         """
         first, generation, snapshot = len(self._records) + offset, self.generation, self.costs.snapshot()
         found = []
@@ -130,7 +134,7 @@ class Strategy(ABC):
                 parent=None if draft.parent is None else draft.parent.trial.id,
                 moves=tuple(move.to_json() for move in draft.moves),
                 init=init,
-                config=configs[place] if configs else {},
+                config=dict(draft.config),
                 fidelity_from=start,
                 fidelity_to=start + epochs.epochs(cheap),
                 seed=int(rng.integers(2**31)),

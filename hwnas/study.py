@@ -17,7 +17,9 @@ from hwnas.costs import Costs
 from hwnas.deaths import surviving
 from hwnas.executor import Executor, Outcome
 from hwnas.limits import starts_within
+from hwnas.prefilter import Prefilter
 from hwnas.progress import Progress, Quiet
+from hwnas.proxyscores import ProxyScores
 from hwnas.quantities import format_limits
 from hwnas.sample import first_networks, untrained_models
 from hwnas.sections import LATENCY
@@ -178,12 +180,16 @@ class Study:
                     self.progress.note("no further network was found within the bounds of the space and the limits")
                     break
                 if not waiting:
+                    for line in self.strategy.news:
+                        self.progress.note(line)
                     self.store.add_trials(trials)
                     self.store.put(f"generation {trials[0].generation}", self.strategy.note)
                 self._evaluate(trials)
                 waiting = []
         finally:
             self.note_time()
+        for line in self.strategy.learned():
+            self.progress.note(line)
         self.store.sweep(self._wanted())
 
     def _evaluate(self, trials: Sequence[Trial]) -> None:
@@ -319,4 +325,13 @@ class Study:
             epochs=self.plan.epochs,
             initial_epochs=self.plan.initial_epochs,
             **self.spec.search.options(),
+            **self._prefilter(costs),
         )
+
+    def _prefilter(self, costs: Costs) -> dict[str, Any]:
+        search = self.spec.search
+        if not search.discarded:
+            return {}
+        names = tuple(search.proxies)
+        score = ProxyScores.on(self.space, names, self.data, self.spec.seed, plan.training_device())
+        return {"prefilter": Prefilter(self.space, names, score, search.discarded, costs.names)}

@@ -21,7 +21,7 @@ class Probe:
     Args:
         arch: The network.
         tensors: Its initial tensors.
-        images: Mini-batch in 0..1, (N, C, H, W).
+        images: Mini-batch in 0..1, (N, C, H, W), on the device that computes.
         labels: Their classes, (N,).
 
     Attributes:
@@ -33,7 +33,7 @@ class Probe:
         self.tensors = tensors
         self.images = images.detach().requires_grad_()
         self.labels = labels
-        self.network = Network(arch, tensors).train()
+        self.network = Network(arch, tensors).to(images.device).train()
         self.weights = weights_of(self.network)
 
     @cached_property
@@ -51,7 +51,7 @@ class Probe:
         One that several layers read counts for each of them: were it computed before each, the network would be the
         same.
         """
-        found = torch.zeros(len(self.images), len(self.images), dtype=torch.float64)
+        found = torch.zeros(len(self.images), len(self.images), dtype=torch.float64, device=self.images.device)
         readers = [len(self.arch.consumers[node.name]) for node in self.arch.nodes if getattr(node.op, "act", None)]
         for output, count in zip(self._pass[1], readers, strict=True):
             code = (output.detach() > 0).flatten(1).float()

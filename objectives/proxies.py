@@ -35,9 +35,9 @@ def synflow(probe: Probe) -> float:
     PyTorch draws them and as scores were published, uniform up to one over the root of the fan-in; their scale says how
     much a layer more is worth.
     """
-    network = Network(probe.arch, _expected(probe.tensors)).double().eval()
+    network = Network(probe.arch, _expected(probe.tensors)).to(probe.images.device, torch.float64).eval()
     weights = weights_of(network)
-    ones = torch.ones(1, *probe.images.shape[1:], dtype=torch.float64)
+    ones = torch.ones(1, *probe.images.shape[1:], dtype=torch.float64, device=probe.images.device)
     return _log(_saliency(weights, gradients_of(network(ones).sum(), weights)))
 
 
@@ -112,8 +112,8 @@ def zen(probe: Probe) -> float:
     last = [node.inputs[0] for node in probe.arch.nodes if isinstance(node.op, GlobalPool)]
     found = []
     for _ in range(DRAWS):
-        network = Network(probe.arch, _gaussian(probe.tensors, generator)).train()
-        images, noise = torch.randn(2, *probe.images.shape, generator=generator)
+        network = Network(probe.arch, _gaussian(probe.tensors, generator)).to(probe.images.device).train()
+        images, noise = torch.randn(2, *probe.images.shape, generator=generator).to(probe.images.device)
         with torch.no_grad():
             filtered: list[Tensor] = []
             with watching(network, filtered=filtered.append):

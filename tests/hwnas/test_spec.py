@@ -242,9 +242,9 @@ def arguments(function):
         ("training", set(), Recipe, {"epochs", "seed"}),
         (
             "search",
-            STUDY_KEYS | {"explore", "population", "starts"},
+            STUDY_KEYS | {"explore", "population", "starts", "proxies", "discard"},
             Lemonade,
-            {"space", "costs", "objectives", "seed"},
+            {"space", "costs", "objectives", "seed", "prefilter"},
         ),
     ],
 )
