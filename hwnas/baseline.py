@@ -8,6 +8,7 @@ import numpy as np
 
 from hwnas.costs import Costs
 from hwnas.draft import Draft
+from hwnas.rungs import Rungs
 from hwnas.schedule import Schedule
 from hwnas.strategy import Strategy
 from hwnas.trial import Trial
@@ -25,6 +26,7 @@ class Baseline(Strategy):
         epochs: Passes over the training data for each network.
         initial: How many networks come before the first :meth:`offspring`.
         starts: Whether these are the ones that the space begins with, as far as they go, and not all random.
+        rungs: See `Strategy`.
     """
 
     def __init__(
@@ -37,9 +39,9 @@ class Baseline(Strategy):
         epochs: Schedule = Schedule.constant(5.0),  # noqa: B008 (frozen)
         initial: int = 8,
         starts: bool = False,
+        rungs: Rungs | None = None,
     ) -> None:
-        super().__init__(space, costs, objectives, seed)
-        self.epochs = epochs
+        super().__init__(space, costs, objectives, seed, epochs=epochs, rungs=rungs)
         self.initial = initial
         self.starts = starts
 

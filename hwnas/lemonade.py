@@ -12,6 +12,7 @@ from hwnas.density import Points, effective_size, rarity
 from hwnas.draft import Draft
 from hwnas.limits import starts_within
 from hwnas.prefilter import Prefilter
+from hwnas.rungs import Rungs
 from hwnas.schedule import Schedule
 from hwnas.strategy import Strategy
 from hwnas.trial import Init, Trial
@@ -42,11 +43,13 @@ class Lemonade(Strategy):
         epochs: Passes over the training data for each child.
         initial_epochs: The same for the first generation.
         proposals: Children judged on cheap objectives for each that is trained.
-        revisit: Part of the trainings that goes to the front itself, 0..1; none without inheritance.
+        revisit: Part of the trainings that goes to the front itself, 0..1; none without inheritance, and none where
+            there are rungs, which decide that.
         max_parents: Most networks that parents are drawn from.
         inherit: Whether children start from their parents' weights; otherwise from scratch.
         prefilter: Discards some of the accepted children before they are trained; then more are accepted. None: keeps
             all.
+        rungs: See `Strategy`.
         paper_density: The density in the form of the paper (see :func:`hwnas.density.rarity`).
     """
 
@@ -64,13 +67,13 @@ class Lemonade(Strategy):
         max_parents: int = 40,
         inherit: bool = True,
         prefilter: Prefilter | None = None,
+        rungs: Rungs | None = None,
         paper_density: bool = False,
     ) -> None:
-        super().__init__(space, costs, objectives, seed)
-        self.epochs = epochs
+        super().__init__(space, costs, objectives, seed, epochs=epochs, rungs=rungs)
         self.initial_epochs = initial_epochs
         self.proposals = proposals
-        self.revisit = revisit if inherit else 0.0
+        self.revisit = revisit if inherit and rungs is None else 0.0
         self.max_parents = max_parents
         self.inherit = inherit
         self.prefilter = prefilter

@@ -56,14 +56,13 @@ class OptunaSearch(Strategy):
         sampler: Literal["nsga2", "tpe"] = "tpe",
         population: int = 10,
     ) -> None:
-        super().__init__(space, costs, objectives, seed)
+        super().__init__(space, costs, objectives, seed, epochs=epochs)
         try:
             import optuna  # a second to import, and an extra
         except ImportError as error:
             raise SpecError("this strategy needs Optuna; install it by pip install optuna") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # or each study made anew is announced
         self._optuna = optuna
-        self.epochs = epochs
         self.sampler = sampler
         self.population = population
 

@@ -71,6 +71,7 @@ def measure(
     seconds: float | None,
     inherit: bool = True,
     trainings: int | None = None,
+    work: float = 1.0,
     threads: int | None = None,
     epochs: float | None = None,
     initial_epochs: float | None = None,
@@ -85,6 +86,7 @@ def measure(
         seconds: Wall time left for this and for the search, or None.
         inherit: Whether children inherit weights; else all networks train alike, from the first.
         trainings: How many there should be time for, or None.
+        work: Training of a network on average, in units of what is planned here: more where the best are trained on.
         threads: Fixed by the user, or None.
         epochs: Likewise.
         initial_epochs: Likewise.
@@ -103,14 +105,15 @@ def measure(
         children = Schedule.constant(epochs)
         first = Schedule.constant(initial_epochs or (2 * epochs if inherit else epochs))
     else:
-        times, work = _timed(archs, device, data, recipe)
+        times, of_macs = _timed(archs, device, data, recipe)
         seconds = max(0.0, seconds - (time.monotonic() - began))
         trainings = trainings or (TRAININGS if inherit else SCRATCH_TRAININGS)
-        children = Schedule.fit(work, times, seconds / trainings, EPOCHS if inherit else SCRATCH_EPOCHS)
+        least, most = EPOCHS if inherit else SCRATCH_EPOCHS
+        children = Schedule.fit(of_macs, times, seconds / trainings / work, (least / work, most / work))
         if initial_epochs is not None:
             first = Schedule.constant(initial_epochs)
         elif inherit:
-            first = Schedule.fit(work, times, FIRST_SHARE * seconds / len(archs), FIRST_EPOCHS)
+            first = Schedule.fit(of_macs, times, FIRST_SHARE * seconds / len(archs), FIRST_EPOCHS)
         else:
             first = children
     return Plan(threads, precision, children, first)

@@ -228,8 +228,9 @@ ProxyName = Literal[
 ]
 """Zero-cost proxies; `objectives.proxies` has them."""
 
-#: Those whose children can inherit weights, and those with a population of a fixed size.
+#: Those whose children can inherit weights, those that rungs fit, and those with a population of a fixed size.
 LEMONADES = ("lemonade", "surrogate")
+CLIMBERS = (*LEMONADES, "random", "local-search")
 EVOLUTIONS = ("regularized-evolution", "nsga2", "sms-emoa")
 
 #: Settings that some strategies alone have as arguments.
@@ -237,6 +238,10 @@ USED_BY = {
     "proposals": LEMONADES,
     "proxies": LEMONADES,
     "discard": LEMONADES,
+    "promotion": CLIMBERS,
+    "rungs": CLIMBERS,
+    "factor": CLIMBERS,
+    "curves": CLIMBERS,
     "explore": ("surrogate",),
     "population": (*EVOLUTIONS, "optuna-nsga2", "optuna-tpe"),
     "starts": ("random", "local-search", *EVOLUTIONS),
@@ -245,6 +250,10 @@ USED_BY = {
     "paper_density": LEMONADES,
     "max_parents": LEMONADES,
 }
+
+
+#: Of them, what others are made of: the pre-filter and the rungs.
+NOT_ARGUMENTS = ("proxies", "discard", "promotion", "rungs", "factor", "curves")
 
 
 class SearchSection(Section):
@@ -261,6 +270,12 @@ class SearchSection(Section):
         discard: share of the proposals that they discard, compared with networks of equal cost; 0: none are computed;
             null: 0.5, or 0 with a surrogate, which does as well without.
         explore: with a surrogate, least part of the children that is accepted without it; null: 0.05.
+        promotion: how networks get to be trained further: "asha" as soon as one is among the best of its rung,
+            "halving" by brackets; "none": by revisit alone. See `hwnas.rungs.Rungs`.
+        rungs: how many there are.
+        factor: how much longer a network has been trained on each rung than on the one below, and how many compete for
+            one place there.
+        curves: whether what is unlikely to be of the front then is not promoted.
         population: of evolution other than LEMONADE; null: by the strategy.
         starts: whether a baseline begins with the small networks that LEMONADE begins with, and not with random ones.
         revisit: share of the trainings that goes to networks of the front themselves; like initial_epochs, inherit,
@@ -279,6 +294,10 @@ class SearchSection(Section):
     proxies: Annotated[list[ProxyName], Field(min_length=1)] = Field(default=["synflow", "jacov"])
     discard: Annotated[float, Field(ge=0, le=0.9)] | None = None
     explore: Annotated[float, Field(ge=0, le=1)] | None = None
+    promotion: Literal["none", "asha", "halving"] = "none"
+    rungs: Annotated[int, Field(ge=2)] = 3
+    factor: Annotated[int, Field(ge=2)] = 3
+    curves: bool = False
     population: Annotated[int, Field(ge=2)] | None = None
     starts: bool = False
     revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
@@ -304,7 +323,7 @@ class SearchSection(Section):
 
     def options(self) -> dict[str, Any]:
         """What the strategy has as arguments; its own default stands where there is null."""
-        names = [name for name, who in USED_BY.items() if self.strategy in who and name not in ("proxies", "discard")]
+        names = [name for name, who in USED_BY.items() if self.strategy in who and name not in NOT_ARGUMENTS]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @model_validator(mode="after")

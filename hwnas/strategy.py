@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hwnas.archive import Archive, Entry
 from hwnas.costs import Costs
 from hwnas.draft import Draft
 from hwnas.limits import starts_within
+from hwnas.rungs import CONFIG, Rungs
 from hwnas.schedule import Schedule
 from hwnas.trial import Init, Result, Trial
 from spaces.move import Move
@@ -30,13 +32,26 @@ class Strategy(ABC):
         costs: Their cheap objectives and limits.
         objectives: Names of all objectives, the error among them.
         seed: Of every choice.
+        epochs: Passes over the training data for each network; on the lowest rung, where there are any.
+        rungs: By which networks are trained further, which comes before anything new; None: none are.
     """
 
-    def __init__(self, space: Space[Any], costs: Costs, objectives: Sequence[str], seed: int = 0) -> None:
+    def __init__(
+        self,
+        space: Space[Any],
+        costs: Costs,
+        objectives: Sequence[str],
+        seed: int = 0,
+        *,
+        epochs: Schedule,
+        rungs: Rungs | None = None,
+    ) -> None:
         self.space = space
         self.costs = costs
         self.objectives = tuple(objectives)
         self.seed = seed
+        self.epochs = epochs
+        self.rungs = rungs
         self.note = ""  # what the last `ask` has to say about how it chose
         self.news: list[str] = []  # what the user should be told of it
         self._records: dict[int, tuple[Trial, Result | None]] = {}
@@ -49,7 +64,8 @@ class Strategy(ABC):
     def ask(self, count: int) -> list[Trial]:
         """The next trials, at most `count`; none when the space is exhausted. Others may be running meanwhile."""
         self.news = []
-        trials = self.propose(count, np.random.default_rng([self.seed, len(self._records)])) if count else []
+        rng = np.random.default_rng([self.seed, len(self._records)])
+        trials = self.promoted(count, rng) or (self.propose(count, rng) if count else [])
         self._records |= {trial.id: (trial, None) for trial in trials}
         return trials
 
@@ -143,6 +159,18 @@ class Strategy(ABC):
                 generation=generation,
             )
             found.append(trial)
+        return found
+
+    def promoted(self, count: int, rng: np.random.Generator) -> list[Trial]:
+        """Up to `count` trials that take networks to their next rung."""
+        if self.rungs is None:
+            return []
+        chosen = list(islice(self.rungs.promoted(self.records, self.objectives), count))
+        genotypes = [self.space.from_json(entry.trial.genotype) for entry, _ in chosen]
+        found: list[Trial] = []
+        for (entry, rung), genotype, cost in zip(chosen, genotypes, self.costs.of(genotypes), strict=True):
+            draft = Draft(genotype, cost, entry, config={CONFIG: rung})
+            found += self.trials([draft], self.rungs.to(self.epochs, rung), rng, init="checkpoint", offset=len(found))
         return found
 
     def fresh(self, made: Iterable[tuple[Any, Entry | None, Sequence[Move]]], seen: set[str]) -> list[Draft]:

@@ -21,6 +21,7 @@ from hwnas.prefilter import Prefilter
 from hwnas.progress import Progress, Quiet
 from hwnas.proxyscores import ProxyScores
 from hwnas.quantities import format_limits
+from hwnas.rungs import Rungs
 from hwnas.sample import first_networks, untrained_models
 from hwnas.sections import LATENCY
 from hwnas.spec import Spec
@@ -285,6 +286,7 @@ class Study:
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""
         starts = starts_within(self.space, costs)
+        rungs = self._rungs()
         measured = plan.measure(
             [self.space.decode(genotype) for genotype in starts],
             self.data,
@@ -293,6 +295,7 @@ class Study:
             seconds=self.budget.search_left,
             inherit=self.spec.search.inherits,
             trainings=self.spec.search.trainings or self.spec.budget.trainings,
+            work=1.0 if rungs is None else rungs.work,
             threads=self.spec.threads,
             epochs=self.spec.search.epochs,
             initial_epochs=self.spec.search.initial_epochs,
@@ -315,8 +318,14 @@ class Study:
         return [*found, *(target.cheap() for target in self.targets if target.objective in wanted)]
 
     def _strategy(self, costs: Costs) -> Strategy:
+        search = self.spec.search
+        options = search.options()
+        if search.discarded:
+            options["prefilter"] = self._prefilter(costs)
+        if rungs := self._rungs():
+            options["rungs"] = rungs
         return make_strategy(
-            self.spec.search.strategy,
+            search.strategy,
             self.space,
             costs,
             self.objectives,
@@ -324,14 +333,16 @@ class Study:
             box=self.box,
             epochs=self.plan.epochs,
             initial_epochs=self.plan.initial_epochs,
-            **self.spec.search.options(),
-            **self._prefilter(costs),
+            **options,
         )
 
-    def _prefilter(self, costs: Costs) -> dict[str, Any]:
+    def _rungs(self) -> Rungs | None:
         search = self.spec.search
-        if not search.discarded:
-            return {}
-        names = tuple(search.proxies)
+        if search.promotion == "none":
+            return None
+        return Rungs(search.rungs, search.factor, search.promotion == "halving", search.curves)
+
+    def _prefilter(self, costs: Costs) -> Prefilter:
+        names = tuple(self.spec.search.proxies)
         score = ProxyScores.on(self.space, names, self.data, self.spec.seed, plan.training_device())
-        return {"prefilter": Prefilter(self.space, names, score, search.discarded, costs.names)}
+        return Prefilter(self.space, names, score, self.spec.search.discarded, costs.names)
