@@ -1,10 +1,10 @@
 """Searches side by side at equal wall time, for the benchmarks that compare them; each result in a file of its own.
 
 Every arm runs on one core, on a fixed subset of the training images, as many at once as --parallel says. Objectives are
-error, parameters and MACs; no network has more than a million parameters. An arm is called by its strategy, ``scratch``
-for LEMONADE without inheritance, and by how long its networks train: ``random-e5`` for so many epochs, ``nsga2-n40``
-for the same time each, such that there is enough for so many; ``-starts`` where it begins with the networks that
-LEMONADE begins with, and its population, if it has one: ``nsga2-n40-starts8``.
+error, parameters and MACs; no network has more than a million parameters. An arm is called by its strategy or its name
+in `VARIANTS`, and by how long its networks train: ``random-e5`` for so many epochs, ``nsga2-n40`` for the same time
+each, such that there is enough for so many; ``-starts`` where it begins with the networks that LEMONADE begins with,
+and its population, if it has one: ``nsga2-n40-starts8``.
 """
 
 import argparse
@@ -18,6 +18,18 @@ import time
 from pathlib import Path
 
 LEMONADE = "lemonade"
+#: Arms that are not simply a strategy, by what is different in their specification.
+VARIANTS = {
+    "scratch": {"search.inherit": False},
+    "lemonade_revisit": {"search.promotion": "none"},
+    "lemonade_asha": {"search.promotion": "asha"},
+    "lemonade_curves": {"search.promotion": "asha", "search.curves": True},
+    "lemonade_halving": {"search.promotion": "halving"},
+    "lemonade_unfiltered": {"search.discard": 0.0},
+    "lemonade_asha_unfiltered": {"search.promotion": "asha", "search.discard": 0.0},
+    "surrogate_asha": {"search.strategy": "surrogate", "search.promotion": "asha"},
+    "random_asha": {"search.strategy": "random", "search.promotion": "asha"},
+}
 MOMENTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 MAX_PARAMS = 1_000_000
 OBJECTIVES = ["error", "params", "macs"]
@@ -56,9 +68,10 @@ def arm_spec(arm, options, seed):
         "training.precision": options.precision,
         "seed": seed,
         "threads": 1,
+        "search.workers": 1,
     }
     name, unit, length, starts, population = re.fullmatch(r"(.+?)(?:-([en])(\d+))?(?:-(starts)(\d+)?)?", arm).groups()
-    overrides |= {"search.inherit": False} if name == "scratch" else {"search.strategy": name}
+    overrides |= VARIANTS.get(name, {"search.strategy": name})
     if unit == "e":
         overrides["search.epochs"] = float(length)
         overrides |= {"search.initial_epochs": float(length)} if name == "scratch" else {}

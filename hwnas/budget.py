@@ -51,16 +51,15 @@ class Budget:
         return None if self.search_seconds is None else max(0.0, self.search_seconds - self.elapsed)
 
     @property
-    def training_deadline(self) -> float | None:
-        """When a training of the search has to stop, by the clock: it may eat into the time kept for the end.
+    def training_seconds(self) -> float | None:
+        """How long a training of the search may take from now on: it may eat into the time kept for the end.
 
-        >>> Budget(100.0, None, 0.4, used=0.0, clock=lambda: 7.0).training_deadline
-        77.0
+        >>> Budget(100.0, None, 0.4, used=0.0, clock=lambda: 7.0).training_seconds
+        70.0
         """
         if self.seconds is None:
             return None
-        latest = self.seconds * (1 - self.final_share * (1 - LATE_SHARE))
-        return self.clock() + latest - self.elapsed
+        return self.seconds * (1 - self.final_share * (1 - LATE_SHARE)) - self.elapsed
 
     def search_is_over(self, trainings: int) -> bool:
         """Whether the search has to stop after so many trainings.

@@ -1,7 +1,6 @@
 """`Executor`: runs a trial in this process: inherit, calibrate, train, evaluate."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -70,7 +69,6 @@ class Executor:
         recipe: How candidates are trained; the trial sets epochs and seed.
         metric: Of the validation.
         device: Where networks train.
-        parents: Id of a trial -> the trial and its tensors.
     """
 
     space: Space[Any]
@@ -78,25 +76,26 @@ class Executor:
     recipe: Recipe
     metric: Metric
     device: torch.device
-    parents: Callable[[int], tuple[Trial, State]]
 
-    def run(self, trial: Trial, deadline: float | None = None) -> Outcome:
+    def run(self, trial: Trial, parent: tuple[Trial, State] | None = None, seconds: float | None = None) -> Outcome:
         """Train and judge one network; one that diverges or runs out of memory fails, and costs only itself.
 
         Args:
             trial: What to run.
-            deadline: `time.monotonic()` at which training is cut short.
+            parent: The trial it comes from and what that left, if it starts from there.
+            seconds: After so long training is cut short.
         """
         began = time.monotonic()
+        deadline = None if seconds is None else began + seconds
         try:
             with out_of_memory_is_an_error():
-                outcome = self._outcome(trial, deadline)
+                outcome = self._outcome(trial, parent, deadline)
             return replace(outcome, result=replace(outcome.result, seconds=time.monotonic() - began))
         except TrainingError as error:
             return Outcome.failed(trial, str(error), time.monotonic() - began)
 
-    def _outcome(self, trial: Trial, deadline: float | None) -> Outcome:
-        arch, state, teacher = self._start(trial)
+    def _outcome(self, trial: Trial, parent: tuple[Trial, State] | None, deadline: float | None) -> Outcome:
+        arch, state, teacher = self._start(trial, parent)
         recipe = self.search_recipe(trial.fidelity_to - trial.fidelity_from, trial.seed)
         precision: Precision = "bf16" if recipe.precision == "bf16" else "fp32"
         return self.finish(trial, arch, state, recipe, teacher, precision, deadline)
@@ -179,17 +178,16 @@ class Executor:
         """
         return evaluate(Network(arch, state.best).to(self.device), self.data.val, self.metric)
 
-    def _start(self, trial: Trial) -> tuple[Arch, State, torch.nn.Module | None]:
+    def _start(self, trial: Trial, parent: tuple[Trial, State] | None) -> tuple[Arch, State, torch.nn.Module | None]:
         """Architecture, first weights, and a teacher where a move was approximate."""
         genotype = self.space.from_json(trial.genotype)
         arch = self.space.decode(genotype)
         if trial.init == "scratch":
             return arch, initial_state(arch, trial.seed, mean=list(self.data.mean), std=list(self.data.std)), None
-        assert trial.parent is not None
-        parent, state = self.parents(trial.parent)
+        assert parent is not None
         if trial.init == "checkpoint":
-            return arch, state, None
-        return self._inherited(trial, parent, state)
+            return arch, parent[1], None
+        return self._inherited(trial, *parent)
 
     def _inherited(self, trial: Trial, parent: Trial, state: State) -> tuple[Arch, State, torch.nn.Module | None]:
         genotype = self.space.from_json(parent.genotype)

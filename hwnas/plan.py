@@ -14,6 +14,7 @@ from objectives.batches import batches
 from objectives.cost import macs
 from objectives.data import Data
 from objectives.fastest import best_precision, best_threads
+from objectives.memory import free_memory
 from objectives.modules import device_of, out_of_memory_is_an_error
 from objectives.recipe import Precision, Recipe
 from objectives.step import training_step
@@ -24,6 +25,12 @@ from spaces.state import initial_state
 
 #: Trainings that a search should have time for; of networks from scratch fewer, as they take longer to learn.
 TRAININGS, SCRATCH_TRAININGS = 120, 40
+
+#: The least for each worker: the more of them, the more trainings are begun before others have a result.
+TRAININGS_A_WORKER = 20
+
+#: Memory that a process takes which trains networks, beside the images.
+WORKER_BYTES = 1 << 30
 
 #: Fewest and most epochs that a child is planned to train on what it inherits, or from scratch.
 EPOCHS, SCRATCH_EPOCHS = (0.2, 5.0), (0.4, 30.0)
@@ -44,12 +51,14 @@ class Plan:
         precision: Of forward and backward passes.
         epochs: Passes over the training data for a child.
         initial_epochs: The same for the first generation.
+        workers: Networks that train side by side, each in a process of its own if they are more than one.
     """
 
     threads: int
     precision: Precision
     epochs: Schedule
     initial_epochs: Schedule
+    workers: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """A plain mapping; :meth:`from_json` reads it."""
@@ -73,6 +82,7 @@ def measure(
     trainings: int | None = None,
     work: float = 1.0,
     threads: int | None = None,
+    workers: int | None = None,
     epochs: float | None = None,
     initial_epochs: float | None = None,
 ) -> Plan:
@@ -88,6 +98,7 @@ def measure(
         trainings: How many there should be time for, or None.
         work: Training of a network on average, in units of what is planned here: more where the best are trained on.
         threads: Fixed by the user, or None.
+        workers: Likewise.
         epochs: Likewise.
         initial_epochs: Likewise.
     """
@@ -96,6 +107,7 @@ def measure(
     if threads is None:
         threads = free_threads(network(middle, device), data, recipe)
     torch.set_num_threads(threads)
+    workers = workers or most_workers(device, threads, data)
     precision = recipe.precision
     if precision == "auto":
         precision = best_precision(network(middle, device), data.train, recipe)
@@ -106,8 +118,8 @@ def measure(
         first = Schedule.constant(initial_epochs or (2 * epochs if inherit else epochs))
     else:
         times, of_macs = _timed(archs, device, data, recipe)
-        seconds = max(0.0, seconds - (time.monotonic() - began))
-        trainings = trainings or (TRAININGS if inherit else SCRATCH_TRAININGS)
+        seconds = max(0.0, seconds - (time.monotonic() - began)) * workers
+        trainings = trainings or max(TRAININGS if inherit else SCRATCH_TRAININGS, TRAININGS_A_WORKER * workers)
         least, most = EPOCHS if inherit else SCRATCH_EPOCHS
         children = Schedule.fit(of_macs, times, seconds / trainings / work, (least / work, most / work))
         if initial_epochs is not None:
@@ -116,12 +128,22 @@ def measure(
             first = Schedule.fit(of_macs, times, FIRST_SHARE * seconds / len(archs), FIRST_EPOCHS)
         else:
             first = children
-    return Plan(threads, precision, children, first)
+    return Plan(threads, precision, children, first, workers)
 
 
 def training_device() -> torch.device:
     """Where networks are trained: on the GPU, where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def most_workers(device: torch.device, threads: int, data: Data) -> int:
+    """As many as cores and memory allow.
+
+    One on a GPU, and where images are read from a file as they do not fit into the memory.
+    """
+    if device.type == "cuda" or data.streamed:
+        return 1
+    return max(1, min(usable_cores() // threads, free_memory() // WORKER_BYTES))
 
 
 @out_of_memory_is_an_error()

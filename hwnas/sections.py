@@ -281,6 +281,8 @@ class SearchSection(Section):
         revisit: share of the trainings that goes to networks of the front themselves; like initial_epochs, inherit,
             paper_density and max_parents of LEMONADE only.
         trainings: how many a budget in time is shared out among; null: 120, or 40 from scratch.
+        workers: networks that train side by side, each in a process of its own; null: as many as there are cores
+            for, one on a GPU. With more than one, the same seed does not give the same search.
         epochs: training of a child, on top of what it inherits; null: about the same time for each, of that share.
         initial_epochs: the same for the networks that the search starts from.
         inherit: whether children inherit their parent's weights; without it they train from scratch.
@@ -302,6 +304,7 @@ class SearchSection(Section):
     starts: bool = False
     revisit: Annotated[float, Field(ge=0, lt=1)] = 0.25
     trainings: Positive | None = None
+    workers: Positive | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     initial_epochs: Annotated[float, Field(gt=0)] | None = None
     inherit: bool = True

@@ -14,7 +14,6 @@ from hwnas import manifest as manifests
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
-from hwnas.deaths import surviving
 from hwnas.executor import Executor, Outcome
 from hwnas.limits import starts_within
 from hwnas.prefilter import Prefilter
@@ -30,6 +29,7 @@ from hwnas.strategies import make_strategy
 from hwnas.strategy import Strategy
 from hwnas.target import targets
 from hwnas.trial import Trial
+from hwnas.workers import Alone, Call, Workers
 from latency import Deployment, check
 from latency.deployment import usable_cores
 from objectives import cost
@@ -139,7 +139,6 @@ class Study:
             replace(recipe, precision=self.plan.precision),
             spec.data.metric,
             device,
-            self.parent,
         )
 
     def run(self) -> None:
@@ -174,32 +173,56 @@ class Study:
         """
         waiting = [trial for trial, result in self.strategy.records if result is None]
         try:
-            while not self.budget.search_is_over(self.trainings) or not self.trainings:
-                self.store.sweep(self._wanted())
-                trials = waiting or self.strategy.ask(self._room())
-                if not trials:
+            with self.workers() as workers:
+                while True:
+                    while workers.free and not self._is_over(waiting):
+                        waiting = waiting or self._asked(len(workers.running))
+                        if not waiting:
+                            break
+                        workers.submit(self._call(waiting.pop(0)))
+                    if not workers.running:
+                        break
+                    self._keep(workers.next()[1])
+                    self.update("search", self.trainings, self.spec.budget.trainings or 0)
+                if not self._is_over(waiting):
                     self.progress.note("no further network was found within the bounds of the space and the limits")
-                    break
-                if not waiting:
-                    for line in self.strategy.news:
-                        self.progress.note(line)
-                    self.store.add_trials(trials)
-                    self.store.put(f"generation {trials[0].generation}", self.strategy.note)
-                self._evaluate(trials)
-                waiting = []
         finally:
             self.note_time()
         for line in self.strategy.learned():
             self.progress.note(line)
         self.store.sweep(self._wanted())
 
-    def _evaluate(self, trials: Sequence[Trial]) -> None:
-        for trial in trials:
-            training = partial(self.executor.run, trial, self.budget.training_deadline)
-            self._keep(surviving(self.store, f"trial {trial.id}", training, partial(Outcome.failed, trial)))
-            self.update("search", self.trainings, self.spec.budget.trainings or 0)
-            if self.budget.search_is_over(self.trainings) and self.strategy.archive.entries:
-                break
+    def _is_over(self, waiting: Sequence[Trial]) -> bool:
+        enough = self.strategy.archive.entries or (self.trainings and not waiting)
+        return self.budget.search_is_over(self.trainings) and bool(enough)
+
+    def _asked(self, running: int) -> list[Trial]:
+        """The next trials, as many as are trained in a generation or the budget has left."""
+        most = self.spec.search.children
+        if self.spec.budget.trainings is not None:
+            most = min(most, self.spec.budget.trainings - self.trainings - running)
+        self.store.sweep(self._wanted())
+        trials = self.strategy.ask(most)
+        for line in self.strategy.news if trials else []:
+            self.progress.note(line)
+        if trials:
+            self.store.add_trials(trials)
+            self.store.put(f"generation {trials[0].generation}", self.strategy.note)
+        return trials
+
+    def _call(self, trial: Trial) -> Call:
+        parent = None if trial.parent is None or trial.init == "scratch" else self.parent(trial.parent)
+        arguments = (trial, parent, self.budget.training_seconds)
+        return Call(f"trial {trial.id}", Executor.run, arguments, partial(Outcome.failed, trial))
+
+    def workers(self) -> Alone | Workers:
+        """What trains networks: this process, or others side by side."""
+        if self.plan.workers == 1:
+            return Alone(self.executor, self.store)
+        found = Workers(self.executor, self.plan.workers, torch.get_num_threads(), self.store.path)
+        for target in self.targets:
+            target.table.undisturbed = found.paused
+        return found
 
     def _keep(self, outcome: Outcome) -> None:
         state = None if outcome.state is None else outcome.state.flat()
@@ -215,10 +238,6 @@ class Study:
     def trainings(self) -> int:
         """Trials with a result, failed ones included."""
         return sum(result is not None for _, result in self.strategy.records)
-
-    def _room(self) -> int:
-        most = self.spec.search.children
-        return most if self.spec.budget.trainings is None else min(most, self.spec.budget.trainings - self.trainings)
 
     def _wanted(self) -> set[str]:
         """Weights of the whole archive: what is dominated today may be of the front when a better one disappoints."""
@@ -297,6 +316,7 @@ class Study:
             trainings=self.spec.search.trainings or self.spec.budget.trainings,
             work=1.0 if rungs is None else rungs.work,
             threads=self.spec.threads,
+            workers=self.spec.search.workers,
             epochs=self.spec.search.epochs,
             initial_epochs=self.spec.search.initial_epochs,
         )

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ class LatencyTable:
 
     Attributes:
         shared: Where rows that are missing come from; None where they are measured for this table alone.
+        undisturbed: Is entered while kernels are measured: whoever keeps the machine busy stands still in it.
         note: Is told if the shared table cannot be used.
         header: What all rows have in common.
         frame: The rows, indexed by kernel (as text): ``median_us`` and ``min_us`` of the passes, ``spread`` ((largest -
@@ -56,6 +58,7 @@ class LatencyTable:
         self.path = path
         self.shared: LatencyTable | None = None
         self.note: Callable[[str], None] = lambda text: None
+        self.undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext
         self.header = Header(
             runtime.deployment,
             runtime.version,
@@ -168,15 +171,21 @@ class LatencyTable:
             TableError: If the file cannot be written.
         """
         missing = self.missing(kernels)
-        if missing and self.shared:
-            return self._extend_from(self.shared, missing, progress)
-        if missing and not self.runtime.here:
+        if not missing:
+            return 0
+        with self.undisturbed():
+            if self.shared:
+                return self._extend_from(self.shared, missing, progress)
+            return self._measure(missing, progress)
+
+    def _measure(self, missing: list[Kernel], progress: Callable[[int, int], None] | None) -> int:
+        if not self.runtime.here:
             raise MissingKernel(
                 f"the table {self.path} lacks {len(missing)} kernels, the first being '{missing[0]}'. It is of "
                 f"{self.header.version} on {self.header.deployment.device}, which this is not. {self._remedy()}. "
                 "Or have them estimated: --allow-estimates"
             )
-        if missing and self.header.memory is None:
+        if self.header.memory is None:
             self.header = replace(self.header, memory=self.runtime.memory())
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]

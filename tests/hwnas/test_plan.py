@@ -26,8 +26,10 @@ def _threads_as_they_were():
 
 
 def test_what_the_user_fixed_stays():
-    found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=1e-9, threads=2, epochs=0.7, initial_epochs=0.9)
-    assert found == Plan(2, "fp32", Schedule.constant(0.7), Schedule.constant(0.9))
+    found = measure(
+        SPACE.starts(), digits(), RECIPE, CPU, seconds=1e-9, threads=2, workers=3, epochs=0.7, initial_epochs=0.9
+    )
+    assert found == Plan(2, "fp32", Schedule.constant(0.7), Schedule.constant(0.9), 3)
     assert torch.get_num_threads() == 2
     assert Plan.from_json(found.to_json()) == found
 
@@ -45,7 +47,7 @@ def test_epochs_follow_the_time_within_bounds(monkeypatch):
     monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: 2.0)
 
     def epochs(seconds, **options):
-        found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, **options)
+        found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, **({"workers": 1} | options))
         return found.epochs.epochs({"macs": 1e5})
 
     assert epochs(plan.TRAININGS * 2.0) == pytest.approx(1, rel=0.1)  # to plan takes time as well
@@ -53,6 +55,20 @@ def test_epochs_follow_the_time_within_bounds(monkeypatch):
     assert epochs(1.0) == EPOCHS[0]
     assert epochs(1e9) == EPOCHS[1]
     assert epochs(1000.0, trainings=250) == pytest.approx(2, rel=0.1)
+    assert epochs(plan.TRAININGS * 2.0, workers=3) == pytest.approx(3, rel=0.1)
+    assert epochs(200.0, workers=32) == pytest.approx(200 * 32 / (plan.TRAININGS_A_WORKER * 32) / 2, rel=0.1)
+    assert epochs(plan.TRAININGS * 6.0, work=3.0) == pytest.approx(1, rel=0.1)
+
+
+def test_there_are_as_many_workers_as_cores_and_memory_allow(monkeypatch):
+    monkeypatch.setattr(plan, "usable_cores", lambda: 8)
+    monkeypatch.setattr(plan, "free_memory", lambda: 100 * plan.WORKER_BYTES)
+    assert plan.most_workers(CPU, 1, digits()) == 8
+    assert plan.most_workers(CPU, 3, digits()) == 2
+    assert plan.most_workers(torch.device("cuda"), 1, digits()) == 1
+    assert plan.most_workers(CPU, 1, replace(digits(), streamed=True)) == 1
+    monkeypatch.setattr(plan, "free_memory", lambda: 2.5 * plan.WORKER_BYTES)
+    assert plan.most_workers(CPU, 1, digits()) == 2
 
 
 def test_a_start_that_does_not_fit_into_memory_is_planned_without(monkeypatch):
@@ -74,7 +90,7 @@ def test_a_start_that_does_not_fit_into_memory_is_planned_without(monkeypatch):
 def test_from_scratch_there_are_fewer_trainings_and_all_are_alike(monkeypatch):
     monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: 2.0)
     seconds = plan.SCRATCH_TRAININGS * 12.0
-    found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, inherit=False)
+    found = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=seconds, threads=1, workers=1, inherit=False)
     assert found.epochs.epochs({"macs": 1e5}) == pytest.approx(6, rel=0.1)
     assert found.initial_epochs == found.epochs
 

@@ -225,7 +225,7 @@ def test_a_specification_is_frozen():
 
 
 PLAIN_KEYS = {field.name for field in fields(PlainSpace)} - {"image", "classes"}
-STUDY_KEYS = {"strategy", "children", "trainings"}
+STUDY_KEYS = {"strategy", "children", "trainings", "workers"}
 
 
 def arguments(function):
@@ -242,7 +242,7 @@ def arguments(function):
         ("training", set(), Recipe, {"epochs", "seed"}),
         (
             "search",
-            STUDY_KEYS | {"explore", "population", "starts", "proxies", "discard"},
+            STUDY_KEYS | {"explore", "population", "starts", "proxies", "discard", "promotion", "factor", "curves"},
             Lemonade,
             {"space", "costs", "objectives", "seed", "prefilter"},
         ),

@@ -475,10 +475,10 @@ def test_a_network_whose_training_kills_the_process_fails_and_costs_only_itself(
 def test_an_error_that_nobody_foresaw_fails_its_network_in_the_end(tmp_path, monkeypatch):
     real = Executor._start
 
-    def start(self, trial):
+    def start(self, trial, parent):
         if trial.id == 2:
             raise ZeroDivisionError
-        return real(self, trial)
+        return real(self, trial, parent)
 
     monkeypatch.setattr(Executor, "_start", start)
     out = tmp_path / "run"

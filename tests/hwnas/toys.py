@@ -79,6 +79,7 @@ def digits() -> Data:
 SHORT = {
     "budget": {"trainings": 8},
     "search.children": 4,
+    "search.workers": 1,
     "search.epochs": 0.5,
     "search.initial_epochs": 1.0,
     "space.stages": 2,
@@ -115,7 +116,9 @@ def search_or_resume(spec: dict[str, Any], out: Path, pipe: Connection, fatal: i
     """What a process does that is going to be killed, by somebody or by the training of one trial."""
     if fatal is not None:
         start = Executor._start
-        Executor._start = lambda self, trial: os._exit(FATAL) if trial.id == fatal else start(self, trial)
+        Executor._start = lambda self, trial, parent: (
+            os._exit(FATAL) if trial.id == fatal else start(self, trial, parent)
+        )
     if Store.exists(out):
         runfolder.resume(out, Reporting(pipe))
     else:
