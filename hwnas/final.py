@@ -5,7 +5,7 @@ What an interrupted run has trained already is read back; a budget that was rais
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,9 +17,11 @@ from torch import nn
 from hwnas import plan, verify
 from hwnas.archive import Entry
 from hwnas.deaths import surviving
+from hwnas.executor import Executor, Outcome
 from hwnas.references import Reference
 from hwnas.timetable import REFERENCE_SHARE, Timetable
 from hwnas.trial import Result, Trial
+from hwnas.workers import Call
 from latency import Deployment
 from objectives.accuracy import evaluate, predict_logits
 from objectives.data import Data
@@ -92,33 +94,96 @@ def train_all(
     """
     timed = _timed(study, stock)
     table = _timetable(study, chosen, timed)
-    finalists = []
-    for place, entry in enumerate(chosen):
-        study.update("final training", place, len(chosen))
-        training = partial(_train, study, entry, _epochs(study, table, place, entry), _deadline(study, table))
-        record = _once(study, f"final/{entry.trial.id}", training, partial(_untrained, study, entry))
-        finalists.append(_finalist(study, entry.trial, record))
+    finalists = _finalists(study, table, chosen)
     seen = max(finalist.result.info["epochs"] for finalist in finalists)
-    rest = table or _open_end(study, timed)
-    ends = study.budget.elapsed + (rest.for_references if table is None else study.budget.left or 0.0)
-    references, owed = [], 0.0
-    for place, (reference, *_) in enumerate(timed):
-        name = f"reference/{reference.name}"
-        record = study.store.get(_end(study, name))
-        if record is None:
-            if place not in rest.affordable:
+    return finalists, _references(study, table or _open_end(study, timed), timed, seen)
+
+
+def _finalists(study: "Study", table: Timetable | None, chosen: Sequence[Entry]) -> list[Finalist]:
+    """All trained, side by side where there are several workers."""
+
+    def calls() -> Iterator[Call]:
+        for place, entry in enumerate(chosen):
+            if study.store.get(_end(study, _name(entry))) is None:
+                epochs = _epochs(study, table, place, entry)
+                if epochs:
+                    yield _training(study, table, entry, epochs)
+                else:
+                    _keep(study, _name(entry), _untrained(study, entry, "no time is left to train it any further"))
+
+    def keep(entry: Entry, made: Outcome | str) -> None:
+        record = _untrained(study, entry, made) if isinstance(made, str) else _trained_further(study, made)
+        _keep(study, _name(entry), record)
+
+    _run(study, calls(), keep, "final training", len(chosen))
+    return [_finalist(study, entry.trial, study.store.get(_end(study, _name(entry)))) for entry in chosen]
+
+
+def _references(
+    study: "Study",
+    table: Timetable,
+    timed: Sequence[tuple[Reference, float, float]],
+    seen: float,
+) -> list[Trained]:
+    """Those that there is time for, with at most as many epochs as a finalist has seen through its lineage."""
+    bounded = study.budget.left is not None
+    ends = study.budget.elapsed + ((study.budget.left or 0.0) if bounded else table.for_references)
+    owed = 0.0
+
+    def calls() -> Iterator[Call]:
+        nonlocal owed
+        for place, (reference, *_) in enumerate(timed):
+            if study.store.get(_end(study, _stock(reference))) is not None:
+                owed += table.reference_checks[place]
+            elif place not in table.affordable:
                 study.progress.note(f"reference {reference.name} left out: there is no time for an epoch of it")
-                continue
-            study.update("references", place, len(timed))
-            most = rest.reference_epochs(place, ends - study.budget.elapsed - owed)
-            training = partial(_train_reference, study, reference, seen, most, _deadline(study, table))
-            record = _once(study, name, training, lambda reason: {"reason": reason})
-        if "reason" in record:
+            else:
+                most = table.reference_epochs(place, ends - study.budget.elapsed - owed)
+                if most < 1:
+                    keep(reference, f"the time left allows {max(0.0, most):.2f} epochs")
+                    continue
+                owed += table.reference_checks[place]
+                epochs, seconds = min(seen, most), _seconds(study, table if bounded else None)
+                arguments = (reference.build(study.spec.seed), epochs, study.spec.seed, seconds)
+                yield Call(_end(study, _stock(reference)), train_reference, arguments, str, reference)
+
+    def keep(reference: Reference, made: dict[str, Any] | str) -> None:
+        record: dict[str, Any] = {"reason": made} if isinstance(made, str) else made
+        if "reason" not in record:
+            record = {**record, "weights": study.store.save_weights(record["weights"])}
+        _keep(study, _stock(reference), record)
+
+    _run(study, calls(), keep, "references", len(timed))
+    found = []
+    for reference, *_ in timed:
+        record = study.store.get(_end(study, _stock(reference)))
+        if record is not None and "reason" in record:
             study.progress.note(f"reference {reference.name} left out: {record['reason']}")
+        elif record is not None:
+            found.append(_trained(study, reference, record))
+    return found
+
+
+def _run(
+    study: "Study",
+    calls: Iterator[Call],
+    keep: Callable[[Any, Any], None],
+    phase: str,
+    total: int,
+) -> None:
+    """Submit calls as workers get free, and keep what they make. A call is made when it is its turn, not before."""
+    workers, done = study.workers(), 0
+    while True:
+        study.update(phase, done, total)
+        call = next(calls, None) if workers.free else None
+        if call is not None:
+            workers.submit(call)
+        elif workers.running:
+            ready, made = workers.next()
+            keep(ready.key, made)
+            done += 1
         else:
-            references.append(_trained(study, reference, record))
-            owed += rest.reference_checks[place]
-    return finalists, references
+            return
 
 
 def _timed(study: "Study", stock: Sequence[Reference]) -> list[tuple[Reference, float, float]]:
@@ -162,13 +227,15 @@ def _timetable(
     trained = zip(chosen, finalists, strict=True)
     earlier = statistics.median(entry.epochs * seconds for entry, seconds in trained)
     references, reference_checks = [epoch for _, epoch, _ in timed], [check for *_, check in timed]
-    return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier)
+    workers = study.plan.workers
+    return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier, workers)
 
 
 def _open_end(study: "Study", timed: Sequence[tuple[Reference, float, float]]) -> Timetable:
     """Without a budget in time: references may take as much of what the study took as they would get of a budget."""
     seconds = tuple(epoch for _, epoch, _ in timed)
-    return Timetable((), 0.0, seconds, (0.0,) * len(timed), REFERENCE_SHARE * study.budget.elapsed)
+    kept = REFERENCE_SHARE * study.budget.elapsed
+    return Timetable((), 0.0, seconds, (0.0,) * len(timed), kept, study.plan.workers)
 
 
 def _seconds_to_test(module: nn.Module, data: Data) -> float:
@@ -204,61 +271,68 @@ def _epochs(study: "Study", table: Timetable | None, place: int, entry: Entry) -
     return table.epochs(place, study.budget.left or 0.0, least)
 
 
-def _deadline(study: "Study", table: Timetable | None) -> float | None:
-    """When a training is cut short, should it take much longer than measured; never where epochs are asked for."""
+def _seconds(study: "Study", table: Timetable | None) -> float | None:
+    """After how long a training is cut short, if it takes much longer than measured; never where epochs are asked."""
     if table is None or study.spec.final.epochs is not None:
         return None
-    return time.monotonic() + (study.budget.left or 0.0) - table.checks
+    return (study.budget.left or 0.0) - table.checks
 
 
-def _once(
-    study: "Study", name: str, training: Callable[[], dict[str, Any]], instead: Callable[[str], dict[str, Any]]
-) -> dict[str, Any]:
-    """The record of a training: the one that is kept, or a new one. The same search with more time ends anew.
-
-    Args:
-        study: Where records are kept.
-        name: Of the training.
-        training: Makes the record.
-        instead: Makes one of a reason, if the process has died in this training too often.
-    """
-    name = _end(study, name)
-    if study.store.get(name) is None:
-        study.store.put(name, surviving(study.store, name, training, instead))
-        study.note_time()
-    record: dict[str, Any] = study.store.get(name)
-    return record
+def _keep(study: "Study", name: str, record: Mapping[str, Any]) -> None:
+    study.store.put(_end(study, name), record)
+    study.note_time()
 
 
 def _end(study: "Study", name: str) -> str:
-    """The name of what belongs to this end of the study."""
+    """The name of what belongs to this end of the study: the same search with more time ends anew."""
     return f"end/{study.trainings}/{study.budget.seconds}/{name}"
+
+
+def _name(entry: Entry) -> str:
+    return f"final/{entry.trial.id}"
+
+
+def _stock(reference: Reference) -> str:
+    return f"reference/{reference.name}"
 
 
 # Finalists ------------------------------------------------------------------------------------------------------------
 
 
-def _train(study: "Study", entry: Entry, epochs: float, deadline: float | None) -> dict[str, Any]:
-    """From the weights of the search through one more whole schedule, unless that cannot be or does harm.
+def _training(study: "Study", table: Timetable | None, entry: Entry, epochs: float) -> Call:
+    _, state = study.parent(entry.trial.id)
+    further = replace(entry.trial, fidelity_from=entry.epochs, fidelity_to=entry.epochs + epochs)
+    arguments = (further, state, study.spec.seed, _seconds(study, table))
+    return Call(_end(study, _name(entry)), train_further, arguments, str, entry)
+
+
+def train_further(executor: Executor, trial: Trial, state: State, seed: int, seconds: float | None) -> Outcome | str:
+    """From the weights of the search through one more whole schedule, or why not: it cannot be, or it does harm.
 
     Harm is an error that rises by more than its standard error; less may be chance, and then more training is better.
+
+    Args:
+        executor: Trains.
+        trial: What is trained; its fidelities are the epochs before and after.
+        state: What the search has left.
+        seed: Of order and augmentation.
+        seconds: After so long it is cut short.
     """
-    trial, executor = entry.trial, study.executor
-    arch = study.space.decode(study.space.from_json(trial.genotype))
-    _, state = study.parent(trial.id)
-    if not epochs:
-        return _untrained(study, entry, "no time is left to train it any further")
-    recipe = executor.final_recipe(epochs, study.spec.seed)
-    further = replace(trial, fidelity_from=entry.epochs, fidelity_to=entry.epochs + epochs)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    arch = executor.space.decode(executor.space.from_json(trial.genotype))
+    recipe = executor.final_recipe(trial.fidelity_to - trial.fidelity_from, seed)
     try:
         before = executor.judge(arch, state)  # again: the search may have judged in a lower precision
-        outcome = executor.finish(further, arch, state, recipe, deadline=deadline)
+        outcome = executor.finish(trial, arch, state, recipe, deadline=deadline)
     except TrainingError as error:
-        return _untrained(study, entry, str(error))
+        return str(error)
     after = 1 - outcome.result.values["error"]
     if after < before.value - before.stderr:
-        why = f"final training took its accuracy from {100 * before.value:.1f} to {100 * after:.1f} %"
-        return _untrained(study, entry, why)
+        return f"final training took its accuracy from {100 * before.value:.1f} to {100 * after:.1f} %"
+    return outcome
+
+
+def _trained_further(study: "Study", outcome: Outcome) -> dict[str, Any]:
     assert outcome.state is not None
     weights = study.store.save_weights(State(outcome.state.best).flat())
     return {"result": outcome.result.to_json(), "weights": weights}
@@ -285,28 +359,30 @@ def _finalist(study: "Study", trial: Trial, record: Mapping[str, Any]) -> Finali
 # References -----------------------------------------------------------------------------------------------------------
 
 
-def _train_reference(
-    study: "Study", reference: Reference, seen: float, most: float, deadline: float | None
-) -> dict[str, Any]:
-    """As many epochs as a finalist saw at most through its lineage, or as the time allows."""
-    if most < 1:
-        return {"reason": f"the time left allows {max(0.0, most):.2f} epochs"}
-    module = reference.build(study.spec.seed).to(study.executor.device)
-    recipe = replace(study.executor.recipe, epochs=min(seen, most), seed=study.spec.seed)
+def train_reference(
+    executor: Executor, module: nn.Module, epochs: float, seed: int, seconds: float | None
+) -> dict[str, Any] | str:
+    """A stock network by the recipe of all, or why not.
+
+    Args:
+        executor: Says how.
+        module: Untrained.
+        epochs: Passes over the training data.
+        seed: Of order and augmentation.
+        seconds: After so long it is given up.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    module = module.to(executor.device)
+    recipe = replace(executor.recipe, epochs=epochs, seed=seed)
     try:
-        run = train(module, study.data.train, recipe, deadline=deadline)
+        run = train(module, executor.data.train, recipe, deadline=deadline)
         if deadline is not None and time.monotonic() >= deadline:
-            return {"reason": "its training took too long"}
-        found = evaluate(module, study.data.val, study.spec.data.metric, weights=run.ema)
+            return "its training took too long"
+        found = evaluate(module, executor.data.val, executor.metric, weights=run.ema)
     except TrainingError as error:
-        return {"reason": str(error)}
-    tensors = {**module.state_dict(), **(run.ema or {})}
-    return {
-        "val": found.value,
-        "stderr": found.stderr,
-        "epochs": run.epochs,
-        "weights": study.store.save_weights(tensors),
-    }
+        return str(error)
+    weights = {name: tensor.cpu() for name, tensor in {**module.state_dict(), **(run.ema or {})}.items()}
+    return {"val": found.value, "stderr": found.stderr, "epochs": run.epochs, "weights": weights}
 
 
 def _trained(study: "Study", reference: Reference, record: Mapping[str, Any]) -> Trained:

@@ -104,6 +104,7 @@ class Study:
 
     def __init__(self, spec: Spec, data: Data, store: Store, progress: Progress, began: float | None = None) -> None:
         self.spec, self.data, self.store, self.progress = spec, data, store, progress
+        self._workers: Workers | None = None
         used = store.read("seconds used", float, 0.0) + (0.0 if began is None else time.monotonic() - began)
         self.budget = Budget(spec.budget.time, spec.budget.trainings, spec.final.share, used)
         self._unchanged("images", data.fingerprint)
@@ -143,6 +144,12 @@ class Study:
 
     def run(self) -> None:
         """Search until the budget says so, then finish; nothing, where both are done."""
+        try:
+            self._run()
+        finally:
+            self.close()
+
+    def _run(self) -> None:
         write_whole(self.store.path / SPEC_FILE, self.spec.dump())
         write_whole(self.store.path / DATA_FILE, self.data.report.text())
         self.search()
@@ -173,19 +180,19 @@ class Study:
         """
         waiting = [trial for trial, result in self.strategy.records if result is None]
         try:
-            with self.workers() as workers:
-                while True:
-                    while workers.free and not self._is_over(waiting):
-                        waiting = waiting or self._asked(len(workers.running))
-                        if not waiting:
-                            break
-                        workers.submit(self._call(waiting.pop(0)))
-                    if not workers.running:
+            workers = self.workers()
+            while True:
+                while workers.free and not self._is_over(waiting):
+                    waiting = waiting or self._asked(len(workers.running))
+                    if not waiting:
                         break
-                    self._keep(workers.next()[1])
-                    self.update("search", self.trainings, self.spec.budget.trainings or 0)
-                if not self._is_over(waiting):
-                    self.progress.note("no further network was found within the bounds of the space and the limits")
+                    workers.submit(self._call(waiting.pop(0)))
+                if not workers.running:
+                    break
+                self._keep(workers.next()[1])
+                self.update("search", self.trainings, self.spec.budget.trainings or 0)
+            if not self._is_over(waiting):
+                self.progress.note("no further network was found within the bounds of the space and the limits")
         finally:
             self.note_time()
         for line in self.strategy.learned():
@@ -216,13 +223,20 @@ class Study:
         return Call(f"trial {trial.id}", Executor.run, arguments, partial(Outcome.failed, trial))
 
     def workers(self) -> Alone | Workers:
-        """What trains networks: this process, or others side by side."""
+        """What trains networks: this process, or others side by side, which stay until the study is closed."""
         if self.plan.workers == 1:
             return Alone(self.executor, self.store)
-        found = Workers(self.executor, self.plan.workers, torch.get_num_threads(), self.store.path)
-        for target in self.targets:
-            target.table.undisturbed = found.paused
-        return found
+        if self._workers is None:
+            self._workers = Workers(self.executor, self.plan.workers, torch.get_num_threads(), self.store.path)
+            for target in self.targets:
+                target.table.undisturbed = self._workers.paused
+        return self._workers
+
+    def close(self) -> None:
+        """Stop the processes that train."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def _keep(self, outcome: Outcome) -> None:
         state = None if outcome.state is None else outcome.state.flat()

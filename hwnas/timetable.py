@@ -21,6 +21,7 @@ class Timetable:
         references: An epoch of each.
         reference_checks: Export, timing and test of each.
         for_references: Kept for both.
+        workers: How many train side by side. What comes after the training is done by one.
     """
 
     finalists: tuple[float, ...]
@@ -28,6 +29,7 @@ class Timetable:
     references: tuple[float, ...]
     reference_checks: tuple[float, ...]
     for_references: float
+    workers: int = 1
 
     @classmethod
     def make(
@@ -38,6 +40,7 @@ class Timetable:
         references: Sequence[float],
         reference_checks: Sequence[float],
         earlier: float,
+        workers: int = 1,
     ) -> Self:
         """Share out the time that is left.
 
@@ -52,23 +55,25 @@ class Timetable:
             references: Seconds of an epoch of each.
             reference_checks: Seconds for what comes after its training, for each.
             earlier: Seconds that a finalist was trained in the search.
+            workers: How many train side by side.
         """
         seconds = max(0.0, left - checks)
 
         def wanted(places: Sequence[int]) -> float:
             tests = sum(reference_checks[place] for place in places)
-            alike = (seconds - tests - earlier * len(places)) / (len(finalists) + len(places))
-            return min((max(alike, 0.0) + earlier) * len(places) + tests, REFERENCE_SHARE * seconds)
+            turns = _turns(len(places), workers)
+            alike = (seconds - tests - earlier * turns) / (_turns(len(finalists), workers) + turns)
+            return min((max(alike, 0.0) + earlier) * turns + tests, REFERENCE_SHARE * seconds)
 
         needs = [sum(need) for need in zip(references, reference_checks, strict=True)]
-        kept = wanted(_affordable(needs, wanted))
-        return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept)
+        kept = wanted(_affordable(needs, wanted, workers))
+        return cls(tuple(finalists), checks, tuple(references), tuple(reference_checks), kept, workers)
 
     @property
     def affordable(self) -> list[int]:
         """Places of the references that have time for an epoch, if these get the same time."""
         needs = [sum(need) for need in zip(self.references, self.reference_checks, strict=True)]
-        return _affordable(needs, lambda _: self.for_references)
+        return _affordable(needs, lambda _: self.for_references, self.workers)
 
     def epochs(self, place: int, left: float, least: float) -> float:
         """Epochs for the finalist at a place, with so many seconds left.
@@ -84,13 +89,14 @@ class Timetable:
         (30.0, 0.0)
         """
         seconds = left - self.checks - self.for_references
-        own, share, others = self.finalists[place], seconds, len(self.finalists) - place
+        own, others = self.finalists[place], len(self.finalists) - place
+        share = seconds * others / _turns(others, self.workers)  # where turns are not full, workers stand idle
         for epoch in sorted(self.finalists[place:]):  # those that need least first: what they leave, the rest may have
             fair = share / others
             if MOST_EPOCHS * epoch > fair:
                 break
             share, others = share - MOST_EPOCHS * epoch, others - 1
-        fair = min(fair / own, MOST_EPOCHS)
+        fair = min(min(fair, seconds) / own, MOST_EPOCHS)
         if fair >= least:
             return fair
         return least if seconds >= least * own else 0.0
@@ -102,13 +108,18 @@ class Timetable:
             place: Its place.
             left: Seconds, without the checks of the references before it.
         """
-        share = (left - self.checks) / sum(each >= place for each in self.affordable)
+        share = (left - self.checks) / _turns(sum(each >= place for each in self.affordable), self.workers)
         return (share - self.reference_checks[place]) / self.references[place]
 
 
-def _affordable(needs: Sequence[float], seconds: Callable[[Sequence[int]], float]) -> list[int]:
+def _turns(count: int, workers: int) -> int:
+    """How often every worker has a network to train until so many are done."""
+    return -(-count // workers)
+
+
+def _affordable(needs: Sequence[float], seconds: Callable[[Sequence[int]], float], workers: int) -> list[int]:
     """Places of those that have time for what they need at least, if all get the same part of the seconds for them."""
     places = sorted(range(len(needs)), key=lambda place: needs[place])
-    while places and needs[places[-1]] * len(places) > seconds(places):
+    while places and needs[places[-1]] * _turns(len(places), workers) > seconds(places):
         places.pop()
     return sorted(places)

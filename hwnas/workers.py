@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -82,12 +82,6 @@ class Alone:
         work = partial(call.work, self.executor, *call.arguments)
         return call, surviving(self.store, call.name, work, call.instead)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
 
 @dataclass
 class _Worker:
@@ -119,7 +113,7 @@ class Workers:
         try:
             self._start(count)
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
 
     @property
@@ -172,10 +166,8 @@ class Workers:
         finally:
             self._signal(signal.SIGCONT)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Stop all processes, whatever they do."""
         for worker in self._workers:
             worker.stop()
         self._workers.clear()

@@ -113,15 +113,21 @@ def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened)
         assert model.lineage[-1]["epochs"] == last.fidelity_to  # of the search; no final training stands there
 
 
-@pytest.mark.parametrize("deadline", [0.0, None])
-def test_a_final_training_that_does_harm_leaves_the_network_of_the_search(opened, deadline):
+def further(study, entry, epochs, seconds=None):
+    """What its final training makes of a finalist."""
+    trial = replace(entry.trial, fidelity_from=entry.epochs, fidelity_to=entry.epochs + epochs)
+    return final.train_further(study.executor, trial, study.parent(entry.trial.id)[1], study.spec.seed, seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.0, None])
+def test_a_final_training_that_does_harm_leaves_the_network_of_the_search(opened, seconds):
     recipe = replace(opened.executor.recipe, lr=2000.0, schedule="cosine")  # which one step is enough to suffer from
     opened.executor = replace(opened.executor, recipe=recipe)
     entry = front._chosen(opened)[0]
-    record = final._train(opened, entry, epochs=0.05, deadline=deadline)
-    reason = record.pop("unfinished")
-    assert record == {"result": entry.result.to_json(), "weights": entry.result.weights}
+    reason = further(opened, entry, 0.05, seconds)
     assert reason.startswith("final training took its accuracy from")
+    record = final._untrained(opened, entry, reason)
+    assert record == {"result": entry.result.to_json(), "weights": entry.result.weights, "unfinished": reason}
     assert opened.progress.all[-1].endswith(reason)
 
 
@@ -132,13 +138,11 @@ def test_a_final_training_may_be_worse_by_chance(opened, monkeypatch):
         """Whether a network is trained on, if the search left it at an accuracy; and what that led to."""
         judged = Accuracy(before, stderr=0.01, n=100, predictions=torch.zeros(100))
         monkeypatch.setattr(type(opened.executor), "judge", lambda *_: judged)
-        record = final._train(opened, entry, epochs=0.5, deadline=None)
-        return record["weights"] != entry.result.weights, 1 - record["result"]["values"]["error"]
+        return further(opened, entry, 0.5)
 
-    further, after = trained_on(before=0.0)
-    assert further
-    assert trained_on(after + 0.009)[0]
-    assert not trained_on(after + 0.011)[0]
+    after = 1 - trained_on(before=0.0).result.values["error"]
+    assert not isinstance(trained_on(after + 0.009), str)
+    assert isinstance(trained_on(after + 0.011), str)
 
 
 def test_a_final_training_that_takes_too_long_is_cut(opened):
@@ -147,8 +151,8 @@ def test_a_final_training_that_takes_too_long_is_cut(opened):
     opened.budget.seconds = opened.budget.elapsed + 10.0
     table = replace(final._timetable(opened, [entry], []), checks=0.0)
     opened.budget.seconds = opened.budget.elapsed + 0.5
-    record = final._train(opened, entry, epochs=10_000.0, deadline=final._deadline(opened, table))
-    epochs = Result.from_json(record["result"]).info["epochs"] - entry.result.info["epochs"]
+    found = further(opened, entry, 10_000.0, final._seconds(opened, table))
+    epochs = found.result.info["epochs"] - entry.result.info["epochs"]
     assert 0 <= epochs < 9_000
 
 

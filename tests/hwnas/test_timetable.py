@@ -107,3 +107,25 @@ def test_references_that_cannot_train_an_epoch_cost_the_finalists_nothing():
     table = make(90.0, references=[50.0, 40.0], reference_checks=[1.0, 1.0])
     assert table.for_references == 0
     assert spent(table, 90.0)[1] == pytest.approx(10)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_side_by_side_no_finalist_is_planned_beyond_the_end(workers):
+    finalists = (8.0, 4.0, 2.0, 1.0, 1.0)
+    table = Timetable.make(110.0, finalists, 10.0, [], [], 5.0, workers)
+    free, ends = [0.0] * workers, []  # when each worker gets free
+    for place, seconds in enumerate(finalists):
+        now = min(free)
+        free.remove(now)
+        ends.append(now + seconds * table.epochs(place, 110.0 - now, least=1.0))
+        free.append(ends[-1])
+    assert max(ends) <= 100 + 1e-9
+    alone = Timetable.make(110.0, finalists, 10.0, [], [], 5.0)
+    assert table.epochs(0, 110.0, 1.0) > 1.5 * alone.epochs(0, 110.0, 1.0)
+
+
+def test_side_by_side_references_take_turns():
+    table = Timetable.make(110.0, [1.0] * 2, 10.0, [1.0] * 4, [1.0] * 4, 1e4, 2)
+    assert table.affordable == [0, 1, 2, 3]
+    assert table.for_references == pytest.approx(REFERENCE_SHARE * 100)
+    assert table.reference_epochs(0, 10.0 + table.for_references) == pytest.approx(20 / 2 - 1)

@@ -55,8 +55,9 @@ def call(work, *arguments, instead=str, key=None):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    with Workers(make(), 2, 1, tmp_path_factory.mktemp("run")) as workers:
-        yield workers
+    workers = Workers(make(), 2, 1, tmp_path_factory.mktemp("run"))
+    yield workers
+    workers.close()
 
 
 def together(workers, *calls):
@@ -125,7 +126,8 @@ def test_a_process_that_cannot_begin_says_so(tmp_path, monkeypatch):
 
 
 def test_alone_everything_runs_here(tmp_path):
-    with Store.create(tmp_path / "run", {}) as store, Alone(make(), store) as alone:
+    with Store.create(tmp_path / "run", {}) as store:
+        alone = Alone(make(), store)
         assert together(alone, call(process))[0][1][0] == os.getpid()
         assert alone.free == 1
 
