@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from spaces.errors import SpecError
 
 Precision = Literal["bf16", "fp32"]
+Schedule = Literal["constant", "climb", "cosine", "one-cycle"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Recipe:
         weight_decay: Of weights with two axes or more; norms and biases are left alone.
         schedule: Of the learning rate. "cosine" falls from the peak to zero within the run; "one-cycle" first climbs to
             the peak for ``warmup`` of the run; "constant" stays there, for a run that is going to be gone on with:
-            judge it by its moving average.
-        warmup: Share of a one-cycle run spent climbing.
+            judge it by its moving average; "climb" does so after having climbed.
+        warmup: Share of the run spent climbing.
         label_smoothing: Probability mass spread evenly over all classes.
         flip: Mirror half of the images left to right, the other half in the next epoch, and so on. Wrong for digits
             and text.
@@ -54,7 +55,7 @@ class Recipe:
     lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
+    schedule: Schedule = "one-cycle"
     warmup: float = 0.2
     label_smoothing: float = 0.1
     flip: bool = False
@@ -78,8 +79,8 @@ class Recipe:
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (0 <= self.weight_decay < math.inf, ">= 0"),
             "schedule": (
-                self.schedule in ("constant", "cosine", "one-cycle"),
-                "'constant', 'cosine' or 'one-cycle'",
+                self.schedule in get_args(Schedule),
+                ", ".join(map(repr, get_args(Schedule))),
             ),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
@@ -106,7 +107,9 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     """
     if recipe.schedule == "constant":
         return recipe.lr
-    warmup = recipe.warmup if recipe.schedule == "one-cycle" else 0.0
+    warmup = recipe.warmup if recipe.schedule in ("one-cycle", "climb") else 0.0
     if progress < warmup:
         return recipe.lr * progress / warmup
+    if recipe.schedule == "climb":
+        return recipe.lr
     return recipe.lr * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2

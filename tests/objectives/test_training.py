@@ -450,7 +450,7 @@ def test_data_that_cannot_be_trained_on_is_refused(split, message):
         ("lr", math.inf, "> 0"),
         ("momentum", 1.0, r"in \[0, 1\)"),
         ("weight_decay", -1e-4, ">= 0"),
-        ("schedule", "step", "'constant', 'cosine' or 'one-cycle'"),
+        ("schedule", "step", "'constant', 'climb', 'cosine', 'one-cycle'"),
         ("warmup", 1.0, r"in \[0, 1\)"),
         ("label_smoothing", 1.5, r"in \[0, 1\)"),
         ("shift", -0.1, r"in \[0, 1\)"),
