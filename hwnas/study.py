@@ -189,6 +189,8 @@ class Study:
                     workers.submit(self._call(waiting.pop(0)))
                 if not workers.running:
                     break
+                if workers.meanwhile and not waiting and not self._is_over(waiting):
+                    waiting = self._asked(len(workers.running))
                 self._keep(workers.next()[1])
                 self.update("search", self.trainings, self.spec.budget.trainings or 0)
             if not self._is_over(waiting):

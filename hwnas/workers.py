@@ -60,7 +60,12 @@ class Alone:
     Args:
         executor: The first argument of all work.
         store: Where it is kept how often the process died in what.
+
+    Attributes:
+        meanwhile: Whether there is something to be done while calls run.
     """
+
+    meanwhile = False
 
     def __init__(self, executor: Executor, store: Store) -> None:
         self.executor = executor
@@ -103,7 +108,12 @@ class Workers:
         count: How many.
         threads: Of each.
         folder: Of the run, for that file.
+
+    Attributes:
+        meanwhile: See `Alone`.
     """
+
+    meanwhile = True
 
     def __init__(self, executor: Executor, count: int, threads: int, folder: Path) -> None:
         self.executor = executor

@@ -36,6 +36,11 @@ def activate(act: str | None, x: Tensor) -> Tensor:
     return x if act is None else _ACTIVATIONS[act](x)
 
 
+def _overwriting(act: str | None, x: Tensor) -> Tensor:
+    """The same for a tensor that nobody else needs, nor its own gradient: less memory to go through."""
+    return F.relu_(x) if act == "relu" else activate(act, x)
+
+
 class Layer(nn.Module):
     """One node: its tensors as parameters and buffers by their short names, its op as `forward`."""
 
@@ -88,9 +93,9 @@ class Layer(nn.Module):
         match self.op:
             case Conv() | DepthwiseConv() as op:
                 x = self.filtered(self._filtered(x, op))
-                return activate(op.act, self._norm(x) if op.norm else x)
+                return _overwriting(op.act, self._norm(x)) if op.norm else activate(op.act, x)
             case Add(act=act):
-                return activate(act, sum(inputs[1:], x))
+                return _overwriting(act, sum(inputs[1:], x))
             case Concat():
                 return torch.cat(inputs, 1)
             case Act(act=act):
