@@ -8,7 +8,9 @@
 4. The same for other ways to inherit: momentum thrown away, the teacher left out after approximate moves, the learning
    rate climbing back to its peak over the first quarter of an epoch.
 
-    python benchmarks/children.py --data CIFAR10_FOLDER --images 10000 --moves 50 --json OUT
+Each child is kept in a file of its own, so that the script can be stopped and started again:
+
+    python benchmarks/children.py --data CIFAR10_FOLDER --images 10000 --moves 50 --out RESULTS
 
 """
 
@@ -18,7 +20,7 @@ import os
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -27,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as ma
 import numpy as np
 import torch
 
+from hwnas import tensorfile
 from hwnas.executor import Executor
 from hwnas.trial import Trial
 from latency import Deployment
@@ -79,12 +82,16 @@ def trial(space, genotype, seed, **fields):
     return Trial(id=1, genotype=space.to_json(genotype), hash=space.hash(genotype), seed=seed, **fields)
 
 
-def trained_parent(of, epochs, place):
-    """State and error of a parent."""
-    trains = executor(*of)
-    genotype = trains.space.starts()[place]
-    outcome = trains.run(trial(trains.space, genotype, place, fidelity_to=epochs))
-    return outcome.state, outcome.result.values["error"]
+def trained_parent(of, epochs, out, place):
+    """File of the state of a parent, and its error."""
+    file, trains = out / f"parent-{place}.json", executor(*of)
+    if not file.exists():
+        genotype = trains.space.starts()[place]
+        outcome = trains.run(trial(trains.space, genotype, place, fidelity_to=epochs))
+        name = tensorfile.save(out, outcome.state.flat())
+        write_whole(file, json.dumps([name, outcome.result.values["error"]]))
+    name, error = json.loads(file.read_text())
+    return out / f"{name}{tensorfile.SUFFIX}", error
 
 
 def linked(trains, child, state, seen, links, teacher=None, climb=False):
@@ -103,10 +110,17 @@ def linked(trains, child, state, seen, links, teacher=None, climb=False):
     return errors
 
 
-def curves(of, epochs, parent, child):
+def curves(of, epochs, out, parent, child, place):
     """Errors of a child after each link, by variant, and from scratch."""
-    trains = executor(*of)
-    state, _ = parent
+    file = out / f"child-{place}.json"
+    if not file.exists():
+        write_whole(file, json.dumps(measured(executor(*of), epochs, parent, child)))
+    return json.loads(file.read_text())
+
+
+def measured(trains, epochs, parent, child):
+    """The same, anew."""
+    state = State.from_flat(tensorfile.load(parent))
     before = trial(trains.space, trains.space.starts()[child.parent], child.parent)
     moved = Trial(id=2, genotype=child.genotype, hash="", parent=1, moves=(child.move,), init="parent", seed=child.seed)
     arch, start, teacher = trains._inherited(moved, before, state)
@@ -160,7 +174,7 @@ def main():
     parser.add_argument("--largest", type=float, default=12e6, help="multiply-accumulates of the largest parent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=usable_cores())
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
     options = parser.parse_args()
 
     from objectives import cost
@@ -169,19 +183,13 @@ def main():
     space = executor(*of).space
     starts = [one for one in space.starts() if cost.macs(one) <= options.largest]
     children = drawn(space, starts, options.moves, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs) as pool:
-        parents = [pool.submit(trained_parent, of, options.epochs, place) for place in range(len(starts))]
-        parents = [future.result() for future in parents]
-        futures = [pool.submit(curves, of, options.epochs, parents[child.parent], child) for child in children]
-        found = [future.result() for future in futures]
+        parents = list(pool.map(partial(trained_parent, of, options.epochs, options.out), range(len(starts))))
+        tasks = partial(curves, of, options.epochs, options.out)
+        found = list(pool.map(tasks, [parents[child.parent][0] for child in children], children, range(len(children))))
     print(f"{Deployment.here().device}, torch {torch.__version__}; {options.images} images, {len(children)} moves")
     report(children, [error for _, error in parents], found)
-    if options.json:
-        rows = [
-            {"kind": child.kind, "exact": child.exact, "parent": parents[child.parent][1], "errors": one}
-            for child, one in zip(children, found, strict=True)
-        ]
-        write_whole(options.json, json.dumps(rows))
 
 
 def report(children, parents, found):

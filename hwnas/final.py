@@ -87,6 +87,8 @@ def train_all(
 ) -> tuple[list[Finalist], list[Trained]]:
     """Train finalists, then the references that there is time for.
 
+    Networks that were trained to the end before, by the same search with a smaller budget, are finalists too.
+
     Args:
         study: What they belong to.
         chosen: The finalists to be; the first are trained first.
@@ -94,7 +96,7 @@ def train_all(
     """
     timed = _timed(study, stock)
     table = _timetable(study, chosen, timed)
-    finalists = _finalists(study, table, chosen)
+    finalists = _with_earlier(study, _finalists(study, table, chosen))
     seen = max(finalist.result.info["epochs"] for finalist in finalists)
     return finalists, _references(study, table or _open_end(study, timed), timed, seen)
 
@@ -117,6 +119,19 @@ def _finalists(study: "Study", table: Timetable | None, chosen: Sequence[Entry])
 
     _run(study, calls(), keep, "final training", len(chosen))
     return [_finalist(study, entry.trial, study.store.get(_end(study, _name(entry)))) for entry in chosen]
+
+
+def _with_earlier(study: "Study", finalists: Sequence[Finalist]) -> list[Finalist]:
+    """Finalists, and those of earlier ends; of two trainings of one network the better one."""
+    best = {finalist.trial.hash: finalist for finalist in finalists}
+    for name, record in study.store.named("end/*/final/*").items():
+        if "unfinished" in record or name.startswith(_end(study, "")):
+            continue
+        trial, _ = study.strategy.record(int(name.rpartition("/")[2]))
+        rival = best.get(trial.hash)
+        if rival is None or record["result"]["values"]["error"] < rival.result.values["error"]:
+            best[trial.hash] = _finalist(study, trial, record)
+    return list(best.values())
 
 
 def _references(

@@ -14,7 +14,7 @@ import torch
 
 from hwnas import manifest as manifests
 from hwnas import pareto, report, verify
-from hwnas.archive import Entry
+from hwnas.archive import Entry, scale
 from hwnas.final import Finalist, Trained, train_all
 from hwnas.lineage import lineage
 from hwnas.plot import Point
@@ -65,6 +65,9 @@ def finish(study: "Study") -> manifests.Manifest:
             f"{len(finalists) - len(kept)} of {len(finalists)} networks trained to the end are left out: "
             "another is more accurate or cheaper, and in nothing worse"
         )
+    if len(kept) > study.spec.final.models:
+        study.progress.note(f"of the other {len(kept)} the front has the {study.spec.final.models} that dominate most")
+        kept = _thinned(study, kept, values)
     folder = study.store.path / manifests.FRONT
     folder.mkdir(exist_ok=True)
     models: dict[int, manifests.Model] = {}
@@ -184,6 +187,13 @@ def _front(study: "Study", finalists: Sequence[Finalist], values: pareto.Points)
         if not (no_worse & better).any():
             kept.append(i)
     return sorted(kept, key=lambda i: finalists[i].result.values["error"])
+
+
+def _thinned(study: "Study", kept: Sequence[int], values: pareto.Points) -> list[int]:
+    """As many as are asked for, in the same order."""
+    scaled = scale(values[kept], study.objectives)
+    chosen = pareto.subset(scaled, study.spec.final.models, pareto.reference_point(scaled))
+    return [kept[i] for i in chosen]
 
 
 def _describe(study: "Study", model: onnx.ModelProto, finalist: Finalist, measured: Mapping[str, float]) -> None:

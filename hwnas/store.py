@@ -250,6 +250,14 @@ class Store:
         with self._sound(name):
             return default if row is None else json.loads(row[0])
 
+    def named(self, pattern: str) -> dict[str, Any]:
+        """All named values whose name matches, in the order of their names; `*` stands for anything."""
+        query = "SELECT name, value FROM named WHERE name GLOB ? ORDER BY name"
+        with database.plain_errors(self.path):
+            rows = self._db.execute(query, (pattern,)).fetchall()
+        with self._sound(pattern):
+            return {name: json.loads(value) for name, value in rows}
+
     def read(self, name: str, parse: Callable[[Any], _T], default: Any = None) -> _T:
         """What `parse` makes of the JSON value kept under `name`, or of `default`.
 

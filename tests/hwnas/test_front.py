@@ -67,6 +67,41 @@ def test_equal_finalists_both_stay(opened):
 # Final training
 
 
+@pytest.fixture
+def forgotten(monkeypatch):
+    """What was trained to the end before does not compete."""
+    monkeypatch.setattr(final, "_with_earlier", lambda _, finalists: list(finalists))
+
+
+def test_networks_that_were_trained_to_the_end_before_compete_again(opened):
+    chosen = front._chosen(opened)
+    before = {one.trial.hash: one for one in train_all(opened, chosen, [])[0]}
+    opened.budget.seconds = 1e6  # another end
+    opened.executor = replace(opened.executor, recipe=replace(opened.executor.recipe, lr=0.3))
+    now = train_all(opened, chosen[1:], [])[0]
+    assert {one.trial.hash for one in now} == set(before)
+    anew = {
+        key: opened.store.get(final._end(opened, final._name(entry)))
+        for entry in chosen[1:]
+        for key in [entry.trial.hash]
+    }
+    for one in now:
+        errors = [before[one.trial.hash].result.values["error"]]
+        if one.trial.hash in anew:
+            errors.append(anew[one.trial.hash]["result"]["values"]["error"])
+        assert one.result.values["error"] == min(errors)
+    manifest = front.finish(opened)
+    assert len(manifest.models) <= opened.spec.final.models
+
+
+def test_more_than_asked_for_are_thinned_out_by_hypervolume(opened):
+    opened.spec = opened.spec.resolve({"final.models": 3})
+    values = np.array([[0.1, 900.0, 9e4], [0.2, 500.0, 5e4], [0.21, 499.0, 4.9e4], [0.5, 100.0, 1e4]])
+    values = np.column_stack([values, np.ones(4)])[:, : len(opened.objectives)]
+    assert front._thinned(opened, [0, 1, 2, 3], values) in ([0, 1, 3], [0, 2, 3])
+    assert front._thinned(opened, [3, 0, 2], values) == [3, 0, 2]
+
+
 def record_of(study, key):
     """The trial of a network's latest result."""
     return next(entry.trial for entry in study.strategy.archive.entries if entry.trial.hash == key)
@@ -84,7 +119,7 @@ def test_finalists_are_a_part_of_the_front_within_the_limits(opened):
     assert {entry.values["params"] for entry in front._chosen(opened)} == {smallest}
 
 
-def test_what_is_trained_is_not_trained_again_unless_the_budget_is_another(opened, monkeypatch):
+def test_what_is_trained_is_not_trained_again_unless_the_budget_is_another(opened, forgotten):
     chosen = front._chosen(opened)
     (first, _), (again, _) = train_all(opened, chosen, []), train_all(opened, chosen, [])
     assert [one.result for one in first] == [one.result for one in again]
@@ -95,7 +130,7 @@ def test_what_is_trained_is_not_trained_again_unless_the_budget_is_another(opene
         assert other.result.info["epochs"] == pytest.approx(one.result.info["epochs"] + 1, abs=0.1)
 
 
-def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened):
+def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened, forgotten):
     opened.budget.seconds = 1e6  # another end than the one that is kept
     opened.executor = replace(opened.executor, recipe=replace(opened.executor.recipe, lr=1e30))
     finalists, _ = train_all(opened, front._chosen(opened), [])
@@ -275,7 +310,7 @@ def test_what_the_user_is_told_is_no_death_on_a_full_disk_either(opened, monkeyp
     assert surviving(opened.store, "work", lambda: "made", str) == "made"
 
 
-def test_a_final_training_in_which_the_process_died_too_often_is_not_tried_again(opened):
+def test_a_final_training_in_which_the_process_died_too_often_is_not_tried_again(opened, forgotten):
     entry, *_ = chosen = front._chosen(opened)
     opened.budget.seconds = 1e6  # another end than the one that is kept
     end = f"deaths in end/{opened.trainings}/{opened.budget.seconds}/final"
