@@ -19,16 +19,13 @@ from pathlib import Path
 
 LEMONADE = "lemonade"
 #: Arms that are not simply a strategy, by what is different in their specification.
+FULL = {"search.strategy": "surrogate", "search.promotion": "asha", "search.discard": 0.5}
 VARIANTS = {
     "scratch": {"search.inherit": False},
-    "lemonade_revisit": {"search.promotion": "none"},
-    "lemonade_asha": {"search.promotion": "asha"},
-    "lemonade_curves": {"search.promotion": "asha", "search.curves": True},
-    "lemonade_halving": {"search.promotion": "halving"},
-    "lemonade_unfiltered": {"search.discard": 0.0},
-    "lemonade_asha_unfiltered": {"search.promotion": "asha", "search.discard": 0.0},
-    "surrogate_asha": {"search.strategy": "surrogate", "search.promotion": "asha"},
-    "random_asha": {"search.strategy": "random", "search.promotion": "asha"},
+    "full": FULL,
+    "full_without_inheritance": {**FULL, "search.inherit": False},
+    "full_without_rungs": {**FULL, "search.promotion": "none"},
+    "full_without_prefilter": {**FULL, "search.discard": 0.0},
 }
 MOMENTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 MAX_PARAMS = 1_000_000
@@ -198,6 +195,16 @@ def run_all(tasks, options):
 def volume_at(curve, seconds):
     """Hypervolume at a moment; it may fall, as a network that is trained on is judged anew."""
     return next((volume for elapsed, volume in reversed(curve) if elapsed <= seconds), 0.0)
+
+
+def seconds_to(curve, aim):
+    """When a hypervolume is had for good."""
+    reached = float("inf")
+    for elapsed, volume in reversed(curve):
+        if volume < aim:
+            break
+        reached = elapsed
+    return reached
 
 
 def final_volume(arm, seed, options):

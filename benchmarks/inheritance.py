@@ -32,22 +32,13 @@ from arms import (
     print_searches,
     result_of,
     run_one,
+    seconds_to,
 )
 
 SWEEPS = {
     "scratch": ("scratch-n120", "scratch-n40", "scratch-n20"),
     "random": ("random-e5", "random-e12", "random-n40", "random-n20"),
 }
-
-
-def seconds_to(curve, aim):
-    """When a hypervolume is had for good."""
-    reached = float("inf")
-    for elapsed, volume in reversed(curve):
-        if volume < aim:
-            break
-        reached = elapsed
-    return reached
 
 
 def gains(arm, seed, options):

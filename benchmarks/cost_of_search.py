@@ -1,0 +1,114 @@
+"""What does each saving of a search save? The full system, the same without one of them, and random search.
+
+Every arm gets the same wall time on one core; see `arms`. The full system is LEMONADE with a surrogate, inherited
+weights, rungs (asynchronous successive halving) and the zero-cost pre-filter. Random search is swept on the first seed,
+over how long each of its networks trains.
+
+1. Anytime: the share of the box (`hwnas.box.Box`, equal for all arms) that validation results dominate, over time; when
+   the full system has what random search has at its end.
+2. Rungs: the rank correlation of errors on neighbouring rungs, of the networks that were promoted; and when the full
+   system has what it has at the end without rungs.
+3. Zero-cost proxies: their rank correlation with accuracy at equal cost, on these images.
+4. The front of each arm, thinned out by hypervolume, is trained again *identically*, from scratch, and scored on the
+   test split.
+
+Each search and each final training is kept in a file of its own, so that the script can be stopped and started again:
+
+    python benchmarks/cost_of_search.py --data CIFAR10_FOLDER --out results --minutes 12 --seeds 0 1 2
+
+"""
+
+from arms import (
+    arguments,
+    best_variants,
+    compare,
+    final_volume,
+    print_fronts,
+    print_head,
+    print_searches,
+    result_of,
+    run_one,
+    seconds_to,
+)
+
+FULL = "full"
+WITHOUT = ("full_without_inheritance", "full_without_rungs", "full_without_prefilter")
+SWEEPS = [("random-e5", "random-e12", "random-n40", "random-n20")]
+
+
+def records_of(arm, seed, options):
+    """All trials of a search with a result."""
+    from hwnas.store import Store
+
+    with Store.open(options.out / f"{arm}-{seed}") as store:
+        return [(trial, result) for trial, result in store.trials() if result is not None and result.status == "ok"]
+
+
+def print_leads(rivals, options):
+    """When the full system has what others have at the end, as a share of the time."""
+    print("\nthe full system has what others have at the end after so much of the time, by seed")
+    for rival in rivals:
+        shares = []
+        for seed in options.seeds:
+            aim, found = final_volume(rival, seed, options), result_of(f"search:{FULL}:{seed}", options)
+            if aim is not None and found is not None:
+                shares.append(seconds_to(found["curve"], aim) / (options.minutes * 60))
+        print(f"{rival:<28}" + " ".join("never" if share > 1 else f"{100 * share:.0f} %" for share in shares))
+
+
+def print_rungs(options):
+    """How errors on neighbouring rungs agree."""
+    from scipy.stats import kendalltau, spearmanr
+
+    from hwnas.rungs import rung
+
+    print("\nerrors on neighbouring rungs, of promoted networks: number, Kendall's tau, Spearman's rho, by seed")
+    for level in (0, 1):
+        cells = []
+        for seed in options.seeds:
+            if result_of(f"search:{FULL}:{seed}", options) is None:
+                continue
+            records = records_of(FULL, seed, options)
+            here, above = (
+                {trial.hash: result.values["error"] for trial, result in records if rung(trial) == at}
+                for at in (level, level + 1)
+            )
+            both = [key for key in above if key in here]
+            pairs = [here[key] for key in both], [above[key] for key in both]
+            cells.append(f"{len(both)} {kendalltau(*pairs).statistic:.2f} {spearmanr(*pairs).statistic:.2f}")
+        print(f"rungs {level} and {level + 1}: " + "; ".join(cells))
+
+
+def print_proxies(options):
+    """How zero-cost proxies agree with accuracy, in the arms that have them."""
+    from hwnas.archive import Archive
+    from hwnas.prefilter import CONFIG, Prefilter
+
+    for seed in options.seeds:
+        if result_of(f"search:{FULL}:{seed}", options) is not None:
+            records = records_of(FULL, seed, options)
+            names = next((list(trial.config[CONFIG]) for trial, _ in records if CONFIG in trial.config), [])
+            found = Prefilter(None, names, None, 0.0, ["params", "macs"])
+            print(*found.learned(Archive(records, ["error", "params", "macs"]).entries), f"(seed {seed})")
+
+
+def main():
+    """Parse, run, report."""
+    options = arguments(__doc__).parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.only:
+        run_one(options.only, options)
+        return
+    if not options.report:
+        compare((FULL, *WITHOUT), SWEEPS, options)
+    print_head(options)
+    print_searches((FULL, *WITHOUT, *(arm for arms in SWEEPS for arm in arms)), options)
+    rivals = (*WITHOUT, *best_variants(SWEEPS, options))
+    print_leads(rivals, options)
+    print_rungs(options)
+    print_proxies(options)
+    print_fronts((FULL, *rivals), options)
+
+
+if __name__ == "__main__":
+    main()
