@@ -271,6 +271,11 @@ class Store:
 
     # Weights
 
+    @property
+    def weights(self) -> Path:
+        """The folder of weights; what else lies there goes with the next `sweep`."""
+        return self.path / _WEIGHTS
+
     def save_weights(self, state: "Mapping[str, Tensor]") -> str:
         """Store tensors and return the hash to load them by; the same tensors give the same hash and one file.
 
@@ -278,7 +283,7 @@ class Store:
         """
         self._must_write()
         with database.plain_errors(self.path):
-            return tensorfile.save(self.path / _WEIGHTS, state)
+            return tensorfile.save(self.weights, state)
 
     def load_weights(self, hash: str) -> "dict[str, Tensor]":
         """Tensors by name, on the CPU, verified against their hash.
@@ -315,7 +320,7 @@ class Store:
             parents = {row[0] for row in self._db.execute(_WEIGHTS_OF_RUNNING_PARENTS)}
             unneeded = [
                 file
-                for file in (self.path / _WEIGHTS).iterdir()
+                for file in self.weights.iterdir()
                 if file.suffix != tensorfile.SUFFIX
                 or not (file.stem in keep or file.stem in parents or any(file.stem in value for value in values))
             ]
@@ -324,7 +329,7 @@ class Store:
             return len(unneeded)
 
     def _weights_file(self, hash: str) -> Path:
-        return self.path / _WEIGHTS / f"{hash}{tensorfile.SUFFIX}"
+        return self.weights / f"{hash}{tensorfile.SUFFIX}"
 
     def _owner(self, hash: str) -> str:
         query = "SELECT id FROM trials WHERE json_extract(result, '$.weights') = ? ORDER BY id"

@@ -229,7 +229,7 @@ class Study:
         if self.plan.workers == 1:
             return Alone(self.executor, self.store)
         if self._workers is None:
-            self._workers = Workers(self.executor, self.plan.workers, torch.get_num_threads(), self.store.path)
+            self._workers = Workers(self.executor, self.plan.workers, torch.get_num_threads(), self.store.weights)
             for target in self.targets:
                 target.table.undisturbed = self._workers.paused
         return self._workers

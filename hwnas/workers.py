@@ -28,8 +28,8 @@ from hwnas.executor import Executor
 from hwnas.store import Store
 from spaces.errors import TrainingError
 
-#: File of a run folder in which workers find the executor and its images, until all have opened it.
-HANDED_OVER = "workers.pt"
+#: File in which workers find the executor and its images, until all have opened it.
+HANDED_OVER = "workers.partial"
 
 #: Linux: the signal that a process gets when its parent dies (prctl(2)).
 _DEATH_SIGNAL = 1
@@ -107,7 +107,7 @@ class Workers:
         executor: The first argument of all work; each process has a copy, but for the images, which lie in a file.
         count: How many.
         threads: Of each.
-        folder: Of the run, for that file.
+        folder: For that file, which a sweep of the store takes away should this process be killed meanwhile.
 
     Attributes:
         meanwhile: See `Alone`.

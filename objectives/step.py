@@ -1,7 +1,8 @@
 """`Step`: one optimiser step of a recipe: forward, loss, backward, update."""
 
 import copy
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +39,13 @@ class Step:
         self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         decayed = [p for p in self.named.values() if p.ndim > 1]
         others = [p for p in self.named.values() if p.ndim <= 1]
+        # On a GPU a tensor: a captured step reads it from where it lies.
+        self.rate: float | Tensor = recipe.lr
+        if self.device.type == "cuda":
+            self.rate = torch.tensor(recipe.lr, device=self.device)
         self.optimizer = torch.optim.SGD(
             [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=recipe.lr,
+            lr=self.rate,
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
             fused=True,
@@ -48,7 +53,10 @@ class Step:
         if recipe.momentum > 0:
             given = fitting(momentum or {}, self.named, "momentum")
             for name, parameter in self.named.items():
-                buffer = given[name].clone() if name in given else torch.zeros_like(parameter)
+                # In the parameter's own memory order, which a fused optimiser takes for granted.
+                buffer = torch.zeros_like(parameter)
+                if name in given:
+                    buffer.copy_(given[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
@@ -59,8 +67,19 @@ class Step:
             labels: int64 (N,).
             lr: Learning rate of this step.
         """
+        self.set_rate(lr)
+        return self.update(images, labels)
+
+    def set_rate(self, lr: float) -> None:
+        """Set the learning rate of the next steps."""
+        if isinstance(self.rate, Tensor):
+            self.rate.fill_(lr)
+            return
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+
+    def update(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss before the update, at the learning rate that is set."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits = self.module(images).float()
             with torch.no_grad():
@@ -73,6 +92,20 @@ class Step:
             nn.utils.clip_grad_norm_(self.named.values(), self.recipe.clip)
         self.optimizer.step()
         return loss.detach()
+
+    def snapshot(self) -> list[Tensor]:
+        """Copies of all that a step changes; :meth:`restore` takes them."""
+        return [tensor.clone() for tensor in self._changed()]
+
+    def restore(self, before: Sequence[Tensor]) -> None:
+        """Go back to a snapshot; the tensors stay where they are."""
+        with torch.no_grad():
+            for tensor, value in zip(self._changed(), before, strict=True):
+                tensor.copy_(value)
+
+    def _changed(self) -> list[Tensor]:
+        own = itertools.chain(self.module.parameters(), self.module.buffers())
+        return [*(tensor.detach() for tensor in own), *self.momentum().values()]
 
     def momentum(self) -> dict[str, Tensor]:
         """The momentum buffers by parameter name; empty where the recipe has no momentum."""

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from objectives.batches import batches, stream
 from objectives.data import Split
 from objectives.fastest import best_precision
+from objectives.graphstep import FEWEST_STEPS, GraphStep, StepLike
 from objectives.modules import device_of, fitting, mode, out_of_memory_is_an_error, seeded, tensors_of
 from objectives.recipe import Precision, Recipe, learning_rate
 from objectives.step import Step
@@ -98,6 +99,8 @@ def train(
     precision = best_precision(module, split, recipe) if recipe.precision == "auto" else recipe.precision
     recipe = replace(recipe, precision=precision)
     device = device_of(module)
+    if recipe.channels_last and device.type == "cuda":  # on a CPU the order of weights makes no difference
+        module.to(memory_format=torch.channels_last)
     per_epoch, _ = batches(len(split.labels), recipe.batch_size)
     total = max(1, round(recipe.epochs * per_epoch))
     losses: list[float] = []
@@ -107,8 +110,12 @@ def train(
     with mode(module, training=True), teaching, seeded(recipe.seed, device):
         update = Step(module, split, recipe, teacher, momentum)
         average = None if recipe.ema is None else _Average(module, recipe.ema, ema, seen)
+        step: StepLike = update
         for images, labels in itertools.islice(stream(split, recipe, device), total):
-            unseen.append(update(images, labels, learning_rate(recipe, (done + 0.5) / total)))
+            rate = learning_rate(recipe, (done + 0.5) / total)
+            if device.type == "cuda" and done == 0 and total >= FEWEST_STEPS:
+                step = GraphStep.captured(update, images, labels, rate) or update
+            unseen.append(step(images, labels, rate))
             if average is not None:
                 average.follow(module)
             done += 1

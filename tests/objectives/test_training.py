@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from objectives.accuracy import evaluate
 from objectives.augment import shifted, to_float
-from objectives.batches import batches
+from objectives.batches import batches, stream
 from objectives.data import Split
+from objectives.graphstep import GraphStep
 from objectives.recipe import Recipe, learning_rate
+from objectives.step import Step
 from objectives.training import CHECK_EVERY, train
 from spaces.errors import DataError, SpecError, TrainingError
 from tests.objectives.toys import PLAIN, part, same, small_net, weights
@@ -476,3 +478,49 @@ def test_cuda_reads_digits(digits, precision):
     for split in (train_split, on_device):
         done = train(net, split, Recipe(epochs=3, precision=precision, flip=False, shift=0.125, ema=0.9))
         assert evaluate(net, held_out, weights=done.ema).value > 0.7
+
+
+# A step and its graph
+
+
+def test_a_snapshot_takes_back_whatever_a_step_changes(digits):
+    net = small_net()
+    step = Step(net, digits[0], replace(PLAIN, momentum=0.9), None, None)
+    batch = next(stream(digits[0], PLAIN, torch.device("cpu")))
+    step(*batch, 0.1)
+    before, snapshot = weights(net), step.snapshot()
+    first = [step(*batch, 0.1) for _ in range(2)]
+    assert not same(weights(net), before)
+    step.restore(snapshot)
+    assert same(weights(net), before)
+    assert [step(*batch, 0.1) for _ in range(2)] == first
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_captured_step_trains_like_the_step_itself(digits, monkeypatch, ema):
+    split = part(digits[0], 640)
+    recipe = replace(PLAIN, epochs=10, batch_size=64, momentum=0.9, clip=2.0, ema=ema)
+    runs = []
+    for fewest in (1, 10**9):
+        monkeypatch.setattr("objectives.training.FEWEST_STEPS", fewest)
+        net = small_net().cuda()
+        runs.append((train(net, split, recipe), weights(net)))
+    (graph, own), (plain, expected) = runs
+    assert graph.steps == plain.steps
+    assert graph.loss == pytest.approx(plain.loss, rel=0.02)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(own[name], tensor, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_can_be_captured_at_all(digits):
+    split = part(digits[0], 128)
+    net = small_net().cuda().train()
+    step = Step(net, split, replace(PLAIN, momentum=0.9), None, None)
+    images, labels = next(stream(split, PLAIN, torch.device("cuda")))
+    before = weights(net)
+    assert GraphStep.captured(step, images, labels, 0.1) is not None
+    assert same(weights(net), before)
