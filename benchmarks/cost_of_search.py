@@ -19,6 +19,7 @@ Each search and each final training is kept in a file of its own, so that the sc
 """
 
 from arms import (
+    OBJECTIVES,
     arguments,
     best_variants,
     compare,
@@ -80,16 +81,17 @@ def print_rungs(options):
 
 
 def print_proxies(options):
-    """How zero-cost proxies agree with accuracy, in the arms that have them."""
+    """How zero-cost proxies agree with accuracy, in the full system."""
     from hwnas.archive import Archive
-    from hwnas.prefilter import CONFIG, Prefilter
+    from hwnas.prefilter import CONFIG, agreement
 
+    print("\nrank correlation of zero-cost proxies with accuracy at equal cost")
     for seed in options.seeds:
         if result_of(f"search:{FULL}:{seed}", options) is not None:
             records = records_of(FULL, seed, options)
             names = next((list(trial.config[CONFIG]) for trial, _ in records if CONFIG in trial.config), [])
-            found = Prefilter(None, names, None, 0.0, ["params", "macs"])
-            print(*found.learned(Archive(records, ["error", "params", "macs"]).entries), f"(seed {seed})")
+            found = agreement(Archive(records, OBJECTIVES).entries, names, OBJECTIVES[1:])
+            print(f"seed {seed}: " + ", ".join(f"{name} {r:.2f}" for name, r in found.items()))
 
 
 def main():

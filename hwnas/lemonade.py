@@ -1,6 +1,6 @@
 """LEMONADE: multi-objective evolution by network morphisms (Elsken, Metzen, Hutter, ICLR 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -159,19 +159,9 @@ class Lemonade(Strategy):
         """See :meth:`Strategy.learned`: how far zero-cost proxies agree with these results."""
         return [] if self.prefilter is None else self.prefilter.learned(self.archive.entries)
 
-    def trials(
-        self,
-        drafts: Sequence[Draft],
-        epochs: Schedule,
-        rng: np.random.Generator,
-        *,
-        init: Init = "scratch",
-        offset: int = 0,
-    ) -> list[Trial]:
-        """See :meth:`Strategy.trials`; where proxies are asked, their scores are kept."""
-        if self.prefilter is not None and self.prefilter.asked:
-            drafts = [self.prefilter.scored(draft) for draft in drafts]
-        return super().trials(drafts, epochs, rng, init=init, offset=offset)
+    def kept(self, draft: Draft) -> Mapping[str, Any]:
+        """See :meth:`Strategy.kept`: where proxies are asked, their scores too."""
+        return draft.config if self.prefilter is None else self.prefilter.scored(draft).config
 
     def accepted(self, front: Archive, drafts: Sequence[Draft], count: int, rng: np.random.Generator) -> list[Draft]:
         """As many as are to be trained, drawn where the cheap objectives are rare."""

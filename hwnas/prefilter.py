@@ -86,7 +86,7 @@ class Prefilter:
         drafts = [self.scored(draft) for draft in drafts]
         entries = _scored(entries)
         costs = [{name: draft.cost[name].value for name in self.cheap} for draft in drafts]
-        level = self._level([*costs, *(entry.values for entry in entries)])
+        level = _level([*costs, *(entry.values for entry in entries)], self.cheap)
         scores = [*(draft.config[CONFIG] for draft in drafts), *(entry.trial.config[CONFIG] for entry in entries)]
         rests = {name: beyond([one[name] for one in scores], level).tolist() for name in self.asked}
         sums = np.array(log_ranks(rests))
@@ -96,7 +96,7 @@ class Prefilter:
 
     def review(self, entries: Sequence[Entry]) -> list[str]:
         """Ask from now on the proxies that help, as far as these trained networks tell; a line for each change."""
-        found, weight = self.agreement(entries), self._weight(entries)
+        found, weight = agreement(entries, self.names, self.cheap), self._weight(entries)
         believed = {name: (PRIOR * PRIOR_WEIGHT + r * weight) / (PRIOR_WEIGHT + weight) for name, r in found.items()}
         asked = tuple(name for name in self.names if believed[name] >= LEAST)
         changed = [name for name in self.names if (name in asked) != (name in self.asked)]
@@ -113,41 +113,45 @@ class Prefilter:
             return []
         found = ", ".join(
             f"{name} {r:.2f}{'' if name in self.asked else ' (switched off)'}"
-            for name, r in self.agreement(entries).items()
+            for name, r in agreement(entries, self.names, self.cheap).items()
         )
         count = len(_scored(entries))
         return [f"rank correlation of zero-cost proxies with accuracy at equal cost, by {count} networks: {found}"]
-
-    def agreement(self, entries: Sequence[Entry]) -> dict[str, float]:
-        """Rank correlation of each proxy with accuracy, for networks of equal cost and equally long training.
-
-        Args:
-            entries: Networks that have been trained; those without scores tell nothing.
-        """
-        entries = _scored(entries)
-        if not entries:
-            return dict.fromkeys(self.names, 0.0)
-        level = self._level([{**entry.values, "epochs": entry.epochs} for entry in entries], "epochs")
-        accuracy = [-entry.values["error"] for entry in entries]
-        scores = {name: [entry.trial.config[CONFIG][name] for entry in entries] for name in self.names}
-        return {name: partial(scores[name], accuracy, level) for name in self.names}
 
     def _weight(self, entries: Sequence[Entry]) -> int:
         """How many networks tell more than what costs, epochs and a mean explain whatever the scores."""
         return max(0, len(_scored(entries)) - len(self.cheap) - 2)
 
     def scored(self, draft: Draft) -> Draft:
-        """The draft with the scores of its network among what is kept with the trial."""
+        """The draft with the scores of its network among what is kept with the trial, as long as any proxy is asked."""
+        if not self.asked:
+            return draft
         key = self.space.hash(draft.genotype)
         if key not in self._known:
             scores = self.score(draft.genotype)
             self._known[key] = {name: max(LOWEST, scores[name]) for name in self.names}
         return replace(draft, config={**draft.config, CONFIG: self._known[key]})
 
-    def _level(self, values: Sequence[Mapping[str, float]], *more: str) -> Points:
-        """Costs, one row each."""
-        names = (*self.cheap, *more)
-        return np.array([[one[name] for name in names] for one in values]).reshape(len(values), len(names))
+
+def agreement(entries: Sequence[Entry], names: Sequence[str], cheap: Sequence[str]) -> dict[str, float]:
+    """Rank correlation of each proxy with accuracy, for networks of equal cost and equally long training.
+
+    Args:
+        entries: Networks that have been trained; those without scores tell nothing.
+        names: Of the proxies.
+        cheap: Names of the cheap objectives.
+    """
+    entries = _scored(entries)
+    if not entries:
+        return dict.fromkeys(names, 0.0)
+    level = _level([{**entry.values, "epochs": entry.epochs} for entry in entries], [*cheap, "epochs"])
+    accuracy = [-entry.values["error"] for entry in entries]
+    return {name: partial([entry.trial.config[CONFIG][name] for entry in entries], accuracy, level) for name in names}
+
+
+def _level(values: Sequence[Mapping[str, float]], names: Sequence[str]) -> Points:
+    """Costs, one row each."""
+    return np.array([[one[name] for name in names] for one in values]).reshape(len(values), len(names))
 
 
 def beyond(values: Sequence[float], level: Points) -> Points:

@@ -19,6 +19,9 @@ CONFIG = "rung"
 #: falls, its spread, and how many results each of the two weighs.
 FALL, SPREAD, WEIGHT = -0.2, 0.2, 2
 
+#: Least probability of being non-dominated after a promotion, where learning curves are extrapolated.
+CHANCE = 0.1
+
 Records = Sequence[tuple[Trial, Result | None]]
 
 
@@ -40,14 +43,12 @@ class Rungs:
         factor: The paper's eta.
         synchronous: Whether brackets wait.
         curves: Whether learning curves are extrapolated.
-        chance: Least probability of being non-dominated after a promotion, with curves.
     """
 
     levels: int = 3
     factor: int = 3
     synchronous: bool = False
     curves: bool = False
-    chance: float = 0.1
 
     @property
     def work(self) -> float:
@@ -115,7 +116,7 @@ class Rungs:
             return level_to_beat > 0
         falls = self._falls(rungs, level)
         fall = math.log(level_to_beat / max(entry.values["error"], 1e-9))
-        return below(fall, falls) >= self.chance
+        return below(fall, falls) >= CHANCE
 
     def _falls(self, rungs: Sequence[Records], level: int) -> list[float]:
         """By how much the logarithms of errors fell from this rung to the next."""

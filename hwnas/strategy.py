@@ -1,7 +1,7 @@
 """`Strategy`: which candidate next? `ask` and `tell`, and nothing is ever run here."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -150,7 +150,7 @@ class Strategy(ABC):
                 parent=None if draft.parent is None else draft.parent.trial.id,
                 moves=tuple(move.to_json() for move in draft.moves),
                 init=init,
-                config=dict(draft.config),
+                config=dict(self.kept(draft)),
                 fidelity_from=start,
                 fidelity_to=start + epochs.epochs(cheap),
                 seed=int(rng.integers(2**31)),
@@ -160,6 +160,10 @@ class Strategy(ABC):
             )
             found.append(trial)
         return found
+
+    def kept(self, draft: Draft) -> Mapping[str, Any]:
+        """What is to be kept with the trial of a draft, as JSON."""
+        return draft.config
 
     def promoted(self, count: int, rng: np.random.Generator) -> list[Trial]:
         """Up to `count` trials that take networks to their next rung."""
