@@ -15,12 +15,14 @@ import torch
 from hwnas import manifest as manifests
 from hwnas import pareto, report, verify
 from hwnas.archive import Entry, scale
-from hwnas.final import Finalist, Trained, train_all
+from hwnas.final import train_all
+from hwnas.finalists import Finalist
 from hwnas.lineage import lineage
 from hwnas.plot import Point
 from hwnas.quantities import format_limits
 from hwnas.references import references
 from hwnas.sections import LATENCY
+from hwnas.trained import Trained
 from latency.bundle import pack
 from objectives import cost
 from objectives.accuracy import evaluate, predict_logits, score

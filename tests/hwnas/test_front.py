@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from hwnas import final, front, verify
+from hwnas import end, final, finalists, forecast, front, verify
 from hwnas import manifest as manifests
 from hwnas.deaths import MOST_DEATHS, surviving
-from hwnas.final import Finalist, train_all
+from hwnas.final import train_all
+from hwnas.finalists import Finalist
 from hwnas.references import references
 from hwnas.spec import Spec
 from hwnas.store import Store
@@ -70,7 +71,7 @@ def test_equal_finalists_both_stay(opened):
 @pytest.fixture
 def forgotten(monkeypatch):
     """What was trained to the end before does not compete."""
-    monkeypatch.setattr(final, "_with_earlier", lambda _, finalists: list(finalists))
+    monkeypatch.setattr(final, "with_earlier", lambda _, ended: list(ended))
 
 
 def test_networks_that_were_trained_to_the_end_before_compete_again(opened):
@@ -81,7 +82,7 @@ def test_networks_that_were_trained_to_the_end_before_compete_again(opened):
     now = train_all(opened, chosen[1:], [])[0]
     assert {one.trial.hash for one in now} == set(before)
     anew = {
-        key: opened.store.get(final._end(opened, final._name(entry)))
+        key: opened.store.get(end.name_of(opened, finalists._name(entry)))
         for entry in chosen[1:]
         for key in [entry.trial.hash]
     }
@@ -133,8 +134,8 @@ def test_what_is_trained_is_not_trained_again_unless_the_budget_is_another(opene
 def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened, forgotten):
     opened.budget.seconds = 1e6  # another end than the one that is kept
     opened.executor = replace(opened.executor, recipe=replace(opened.executor.recipe, lr=1e30))
-    finalists, _ = train_all(opened, front._chosen(opened), [])
-    for entry, finalist in zip(front._chosen(opened), finalists, strict=True):
+    ended, _ = train_all(opened, front._chosen(opened), [])
+    for entry, finalist in zip(front._chosen(opened), ended, strict=True):
         assert finalist.result == entry.result
         assert finalist.state.value.keys() == opened.parent(entry.trial.id)[1].value.keys()
         assert f"{entry.trial.hash[:8]} stays as the search left it: diverged" in " ".join(opened.progress.all)
@@ -151,7 +152,7 @@ def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened,
 def further(study, entry, epochs, seconds=None):
     """What its final training makes of a finalist."""
     trial = replace(entry.trial, fidelity_from=entry.epochs, fidelity_to=entry.epochs + epochs)
-    return final.train_further(study.executor, trial, study.parent(entry.trial.id)[1], study.spec.seed, seconds)
+    return finalists.train_further(study.executor, trial, study.parent(entry.trial.id)[1], study.spec.seed, seconds)
 
 
 @pytest.mark.parametrize("seconds", [0.0, None])
@@ -161,7 +162,7 @@ def test_a_final_training_that_does_harm_leaves_the_network_of_the_search(opened
     entry = front._chosen(opened)[0]
     reason = further(opened, entry, 0.05, seconds)
     assert reason.startswith("final training took its accuracy from")
-    record = final._untrained(opened, entry, reason)
+    record = finalists._untrained(opened, entry, reason)
     assert record == {"result": entry.result.to_json(), "weights": entry.result.weights, "unfinished": reason}
     assert opened.progress.all[-1].endswith(reason)
 
@@ -184,9 +185,9 @@ def test_a_final_training_that_takes_too_long_is_cut(opened):
     opened.spec = opened.spec.resolve({"final.epochs": None})
     entry = front._chosen(opened)[0]
     opened.budget.seconds = opened.budget.elapsed + 10.0
-    table = replace(final._timetable(opened, [entry], []), checks=0.0)
+    table = replace(forecast.timetable(opened, [entry], []), checks=0.0)
     opened.budget.seconds = opened.budget.elapsed + 0.5
-    found = further(opened, entry, 10_000.0, final._seconds(opened, table))
+    found = further(opened, entry, 10_000.0, end.seconds(opened, table))
     epochs = found.result.info["epochs"] - entry.result.info["epochs"]
     assert 0 <= epochs < 9_000
 
@@ -201,11 +202,11 @@ def test_without_a_budget_in_time_references_are_bounded_by_what_the_study_took(
 def test_time_is_shared_out_by_what_was_measured(opened):
     opened.budget.seconds = opened.budget.elapsed + 50.0
     chosen, stock = front._chosen(opened), references(opened.space, opened.data, [1e5])
-    table = final._timetable(opened, chosen, final._timed(opened, stock))
+    table = forecast.timetable(opened, chosen, forecast.timed(opened, stock))
     assert len(table.finalists) == 3
     assert len(table.references) == len(table.reference_checks) == len(stock) == 3
     assert all(seconds > 0 for seconds in (*table.finalists, *table.references, *table.reference_checks))
-    assert table.checks > final.REPORT_SECONDS
+    assert table.checks > forecast.REPORT_SECONDS
 
 
 def test_references_train_as_long_as_finalists(opened):
@@ -280,7 +281,7 @@ def test_a_reference_that_cannot_be_exported_or_tested_is_left_out_and_says_so(o
 def test_a_reference_in_whose_timing_the_process_died_too_often_is_left_out(opened):
     first, second, *_ = references(opened.space, opened.data, [1e5])
     opened.store.put(f"deaths in timing {first.name}, {opened.budget.seconds}", MOST_DEATHS)
-    assert [reference.name for reference, *_ in final._timed(opened, [first, second])] == [second.name]
+    assert [reference.name for reference, *_ in forecast.timed(opened, [first, second])] == [second.name]
     assert opened.progress.all[-1].startswith(
         f"reference {first.name} left out: the process died or was killed 3 times"
     )
@@ -313,12 +314,12 @@ def test_what_the_user_is_told_is_no_death_on_a_full_disk_either(opened, monkeyp
 def test_a_final_training_in_which_the_process_died_too_often_is_not_tried_again(opened, forgotten):
     entry, *_ = chosen = front._chosen(opened)
     opened.budget.seconds = 1e6  # another end than the one that is kept
-    end = f"deaths in end/{opened.trainings}/{opened.budget.seconds}/final"
-    opened.store.put(f"{end}/{entry.trial.id}", MOST_DEATHS)
+    deaths = f"deaths in end/{opened.trainings}/{opened.budget.seconds}/final"
+    opened.store.put(f"{deaths}/{entry.trial.id}", MOST_DEATHS)
     first, *others = train_all(opened, chosen, [])[0]
     assert first.unfinished == "the process died or was killed 3 times in it; it may be too large for the memory"
     assert all(other.unfinished is None for other in others)
-    assert opened.store.get(f"{end}/{others[0].trial.id}") is None  # an end that is no kill is no death
+    assert opened.store.get(f"{deaths}/{others[0].trial.id}") is None  # an end that is no kill is no death
 
 
 # Files
@@ -363,10 +364,10 @@ def test_files_of_an_earlier_end_go_only_when_there_is_a_new_one(opened, monkeyp
 
 
 def test_limits_that_the_finished_network_exceeds_are_marked(opened):
-    finalists, _ = train_all(opened, front._chosen(opened), [])
+    ended, _ = train_all(opened, front._chosen(opened), [])
     latencies = manifests.read(opened.store.path).models[0].latency
     (latency,) = latencies.values()
     opened.spec = opened.spec.model_copy(update={"limits": {"latency": 0.99 * latency.p50_ms, "params": 1e9}})
-    file = front.to_onnx(finalists[0].arch, finalists[0].state.value)
-    model = front._model(opened, 1, finalists[0], file, latencies, opened.store.path / "front")
+    file = front.to_onnx(ended[0].arch, ended[0].state.value)
+    model = front._model(opened, 1, ended[0], file, latencies, opened.store.path / "front")
     assert model.over_limits == ["latency"]
