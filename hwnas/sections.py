@@ -267,8 +267,7 @@ class SearchSection(Section):
             null: 12, or 24 with a surrogate.
         proxies: zero-cost proxies by which proposals are judged before any training; see `objectives.proxies`. One
             that does not agree with the errors of trained networks is switched off.
-        discard: share of the proposals that they discard, compared with networks of equal cost; 0: none are computed;
-            null: 0.5, or 0 with a surrogate, which does as well without.
+        discard: share of the proposals that they discard, compared with networks of equal cost; 0: none are computed.
         explore: with a surrogate, least part of the children that is accepted without it; null: 0.05.
         promotion: how networks get to be trained further: "asha" as soon as one is among the best of its rung,
             "halving" by brackets; "none": by revisit alone. See `hwnas.rungs.Rungs`.
@@ -294,7 +293,7 @@ class SearchSection(Section):
     children: Positive = 8
     proposals: Positive | None = None
     proxies: Annotated[list[ProxyName], Field(min_length=1)] = Field(default=["synflow", "jacov"])
-    discard: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    discard: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     explore: Annotated[float, Field(ge=0, le=1)] | None = None
     promotion: Literal["none", "asha", "halving"] = "none"
     rungs: Annotated[int, Field(ge=2)] = 3
@@ -315,14 +314,6 @@ class SearchSection(Section):
     def inherits(self) -> bool:
         """Whether children inherit weights."""
         return self.inherit and self.strategy in LEMONADES
-
-    @property
-    def discarded(self) -> float:
-        """Share of the proposals that zero-cost proxies discard."""
-        if self.strategy not in LEMONADES:
-            return 0.0
-        default = 0.5 if self.strategy == "lemonade" else 0.0
-        return default if self.discard is None else self.discard
 
     def options(self) -> dict[str, Any]:
         """What the strategy has as arguments; its own default stands where there is null."""

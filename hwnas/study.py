@@ -356,7 +356,7 @@ class Study:
     def _strategy(self, costs: Costs) -> Strategy:
         search = self.spec.search
         options = search.options()
-        if search.discarded:
+        if search.discard:
             options["prefilter"] = self._prefilter(costs)
         if rungs := self._rungs():
             options["rungs"] = rungs
@@ -381,4 +381,4 @@ class Study:
     def _prefilter(self, costs: Costs) -> Prefilter:
         names = tuple(self.spec.search.proxies)
         score = ProxyScores.on(self.space, names, self.data, self.spec.seed, plan.training_device())
-        return Prefilter(self.space, names, score, self.spec.search.discarded, costs.names)
+        return Prefilter(self.space, names, score, self.spec.search.discard, costs.names)

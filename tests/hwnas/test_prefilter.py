@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from hwnas import runfolder
 from hwnas.lemonade import Lemonade
 from hwnas.prefilter import CONFIG, LOWEST, Prefilter, beyond, partial
 from hwnas.proxyscores import ProxyScores
-from hwnas.sections import ProxyName, SearchSection
+from hwnas.sections import ProxyName
 from hwnas.spec import Spec
+from hwnas.store import Store
 from hwnas.trial import Result
 from objectives.data import load_data
 from objectives.proxies import PROXIES
 from spaces.cell import parse
 from spaces.cellspace import CellSpace
 from spaces.errors import SpecError
-from tests.hwnas.toys import OBJECTIVES, costs, play
+from tests.hwnas.toys import OBJECTIVES, costs, play, short
 
 CELLS = CellSpace((1, 8, 8), 3, channels=2, cells=1)
 CHEAP = ["params", "macs"]
@@ -144,12 +146,14 @@ def test_the_names_are_those_there_are():
     assert set(ProxyName.__args__) == set(PROXIES)
 
 
-@pytest.mark.parametrize(
-    ("section", "discarded"),
-    [({}, 0.5), ({"discard": 0.0}, 0.0), ({"strategy": "surrogate"}, 0.0), ({"strategy": "random"}, 0.0)],
-)
-def test_by_default_lemonade_alone_discards(section, discarded):
-    assert SearchSection(**section).discarded == discarded
+def test_a_study_discards_what_its_specification_says(tmp_path):
+    out = tmp_path / "run"
+    runfolder.search(short(**{"search.discard": 0.5, "search.proxies": ["naswot"]}), out)
+    with Store.open(out) as store:
+        scored = [trial.config[CONFIG] for trial, _ in store.trials() if CONFIG in trial.config]
+    assert len(scored) >= 6
+    assert all(set(scores) == {"naswot"} for scores in scored)
+    assert Spec().search.discard == 0
 
 
 @pytest.mark.parametrize(
