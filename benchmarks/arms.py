@@ -238,6 +238,31 @@ def compare(ours, sweeps, options):
     run_all([f"finish:{arm}:{seed}" for seed in options.seeds for arm in arms], options)
 
 
+def begun(description, ours, sweeps):
+    """What the command line asks for: one task in this process, which ends it, or all; the options."""
+    options = arguments(description).parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.only:
+        run_one(options.only, options)
+        sys.exit()
+    if not options.report:
+        compare(ours, sweeps, options)
+    print_head(options)
+    return options
+
+
+def print_leads(ours, rivals, options):
+    """When an arm has the final validation hypervolume of others, as a share of the time."""
+    print(f"\n{ours} has what others have at the end after so much of the time, by seed")
+    for rival in rivals:
+        shares = []
+        for seed in options.seeds:
+            aim, found = final_volume(rival, seed, options), result_of(f"search:{ours}:{seed}", options)
+            if aim is not None and found is not None:
+                shares.append(seconds_to(found["curve"], aim) / (options.minutes * 60))
+        print(f"{rival:<28}" + " ".join("never" if share > 1 else f"{share:.2f}" for share in shares))
+
+
 def print_head(options):
     """The machine, and whether arms disturb each other on it."""
     import torch

@@ -20,16 +20,12 @@ Each search and each final training is kept in a file of its own, so that the sc
 
 from arms import (
     OBJECTIVES,
-    arguments,
+    begun,
     best_variants,
-    compare,
-    final_volume,
     print_fronts,
-    print_head,
+    print_leads,
     print_searches,
     result_of,
-    run_one,
-    seconds_to,
 )
 
 FULL = "full"
@@ -43,18 +39,6 @@ def records_of(arm, seed, options):
 
     with Store.open(options.out / f"{arm}-{seed}") as store:
         return [(trial, result) for trial, result in store.trials() if result is not None and result.status == "ok"]
-
-
-def print_leads(rivals, options):
-    """When the full system has what others have at the end, as a share of the time."""
-    print("\nthe full system has what others have at the end after so much of the time, by seed")
-    for rival in rivals:
-        shares = []
-        for seed in options.seeds:
-            aim, found = final_volume(rival, seed, options), result_of(f"search:{FULL}:{seed}", options)
-            if aim is not None and found is not None:
-                shares.append(seconds_to(found["curve"], aim) / (options.minutes * 60))
-        print(f"{rival:<28}" + " ".join("never" if share > 1 else f"{100 * share:.0f} %" for share in shares))
 
 
 def print_rungs(options):
@@ -96,17 +80,10 @@ def print_proxies(options):
 
 def main():
     """Parse, run, report."""
-    options = arguments(__doc__).parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.only:
-        run_one(options.only, options)
-        return
-    if not options.report:
-        compare((FULL, *WITHOUT), SWEEPS, options)
-    print_head(options)
+    options = begun(__doc__, (FULL, *WITHOUT), SWEEPS)
     print_searches((FULL, *WITHOUT, *(arm for arms in SWEEPS for arm in arms)), options)
     rivals = (*WITHOUT, *best_variants(SWEEPS, options))
-    print_leads(rivals, options)
+    print_leads(FULL, rivals, options)
     print_rungs(options)
     print_proxies(options)
     print_fronts((FULL, *rivals), options)

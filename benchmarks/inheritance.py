@@ -23,16 +23,12 @@ import statistics
 from arms import (
     LEMONADE,
     OBJECTIVES,
-    arguments,
+    begun,
     best_variants,
-    compare,
-    final_volume,
     print_fronts,
-    print_head,
+    print_leads,
     print_searches,
     result_of,
-    run_one,
-    seconds_to,
 )
 
 SWEEPS = {
@@ -69,7 +65,6 @@ def gains(arm, seed, options):
 def report(options):
     """Tables over the results there are."""
     arms = (LEMONADE, *best_variants(SWEEPS.values(), options))
-    print_head(options)
     print_searches((LEMONADE, *(arm for arms in SWEEPS.values() for arm in arms)), options)
     print("\nvolume that a training adds, mean in thousandths (trainings), all seeds")
     for arm in arms:
@@ -83,28 +78,8 @@ def report(options):
         ]
         print(f"{arm:<14} {', '.join(cells)}")
     print_fronts(arms, options)
-    print()
-    for arm in arms[1:]:
-        shares = []
-        for seed in options.seeds:
-            aim, found = final_volume(arm, seed, options), result_of(f"search:{LEMONADE}:{seed}", options)
-            if aim is not None and found:
-                shares.append(f"{seconds_to(found['curve'], aim) / (options.minutes * 60):.2f}")
-        if shares:
-            print(f"{LEMONADE} has the final validation hypervolume of {arm} after {', '.join(shares)} of the time")
-
-
-def main():
-    """Parse, run, report."""
-    options = arguments(__doc__).parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.only:
-        run_one(options.only, options)
-        return
-    if not options.report:
-        compare([LEMONADE], SWEEPS.values(), options)
-    report(options)
+    print_leads(LEMONADE, arms[1:], options)
 
 
 if __name__ == "__main__":
-    main()
+    report(begun(__doc__, [LEMONADE], SWEEPS.values()))

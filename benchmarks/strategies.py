@@ -8,7 +8,7 @@ front of each arm is trained again *identically*, from scratch, and scored on th
 
 """
 
-from arms import LEMONADE, arguments, best_variants, compare, print_fronts, print_head, print_searches, run_one
+from arms import LEMONADE, begun, best_variants, print_fronts, print_searches
 
 OURS = (LEMONADE, "surrogate")
 RIVALS = ("random-n{}", "regularized-evolution-n{}-starts8", "local-search-n{}-starts", "nsga2-n{}-starts8")
@@ -17,14 +17,7 @@ SWEEPS = [[rival.format(networks) for networks in (20, 40)] for rival in RIVALS]
 
 def main():
     """Parse, run, report."""
-    options = arguments(__doc__).parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.only:
-        run_one(options.only, options)
-        return
-    if not options.report:
-        compare(OURS, SWEEPS, options)
-    print_head(options)
+    options = begun(__doc__, OURS, SWEEPS)
     print_searches((*OURS, *(arm for arms in SWEEPS for arm in arms)), options)
     print_fronts((*OURS, *best_variants(SWEEPS, options)), options)
 
