@@ -207,18 +207,23 @@ def test_zico_is_mean_over_spread_of_the_gradients_of_the_halves(batch):
     assert PROXIES["zico"](probe(CHAIN, batch)) == pytest.approx(expected, rel=1e-3)
 
 
-def test_zen_gives_back_what_norms_take_away(batch):
-    """Without any activation the map is linear: filters twice as large change nothing between norms."""
-    one = probe(RESIDUAL, batch)
-    assert PROXIES["zen"](one) == PROXIES["zen"](probe(RESIDUAL, batch, seed=7))  # it draws its own weights
-    deeper = net(
-        ("a", Conv(3, channels=8), "x"),
-        ("b", Conv(3, channels=8), "a"),
-        ("c", Conv(3, channels=8), "b"),
-        ("d", Conv(3, channels=8), "c"),
-    )
-    wider = net(("a", Conv(3, channels=8), "x"), ("b", Conv(3, channels=32), "a"))
-    assert PROXIES["zen"](probe(deeper, batch)) > PROXIES["zen"](probe(wider, batch))
+def test_zen_is_the_change_by_a_perturbation_with_what_norms_take_away(batch):
+    """One convolution by hand: its own random filters and images, in the order in which they are drawn."""
+    arch = net(("a", Conv(3, channels=4, act=None), "x"))
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(2):
+        weights = {
+            key: torch.randn(tensor.shape, generator=generator)
+            for key, tensor in tensors(arch).items()
+            if key.endswith("weight")
+        }
+        images, noise = torch.randn(2, 8, 2, 6, 6, generator=generator)
+        plain, moved = (F.conv2d(seen, weights["a.weight"], padding=1) for seen in (images, images + 0.01 * noise))
+        maps, others = (F.batch_norm(one, None, None, training=True) for one in (plain, moved))
+        change = (maps - others).abs().sum((1, 2, 3)).mean()
+        found.append(math.log(change) + math.log(math.sqrt(plain.var((0, 2, 3)).mean())))
+    assert PROXIES["zen"](probe(arch, batch)) == pytest.approx(np.mean(found), abs=0.01)
+    assert PROXIES["zen"](probe(arch, batch)) == PROXIES["zen"](probe(arch, batch, seed=7))  # it draws its own weights
 
 
 def test_costs_are_those_of_the_objectives(batch):

@@ -213,6 +213,11 @@ def test_a_constant_learning_rate():
     assert {learning_rate(recipe, progress) for progress in (0.001, 0.2, 0.9, 1.0)} == {0.3}
 
 
+def test_a_rate_climbs_to_its_peak_and_stays():
+    recipe = Recipe(lr=0.4, schedule="climb", warmup=0.5)
+    assert [learning_rate(recipe, progress) for progress in (0.125, 0.25, 0.5, 0.99)] == [0.1, 0.2, 0.4, 0.4]
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
 def test_learning_rate_stays_in_bounds_and_ends_near_zero(schedule):
     recipe = Recipe(lr=0.3, schedule=schedule, warmup=0.25)
