@@ -68,9 +68,13 @@ def by_hand(module, split, recipe, device):
     module = module.to(device, memory_format=torch.channels_last).train()
     count, steps = len(split.labels), len(split.labels) // recipe.batch_size
     images, labels = split.images.to(device), split.labels.to(device)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    filters = [p for p in module.parameters() if p.ndim == 4]
+    others = [p for p in module.parameters() if p.ndim != 4]
+    matrices = [p.detach().permute(0, 2, 3, 1).view(len(p), -1).requires_grad_() for p in filters]
+    sgd = torch.optim.SGD(
+        others, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay, fused=True
     )
+    muon = torch.optim.Muon(matrices, lr=recipe.muon_lr, momentum=recipe.momentum, weight_decay=0.0)
     began, total, step = time.perf_counter(), round(recipe.epochs * steps), 0
     for _ in range(-(-total // steps)):
         order = torch.randperm(count, device=device)
@@ -81,16 +85,20 @@ def by_hand(module, split, recipe, device):
             down, right = torch.randint(-2, 3, (2, len(chosen)), device=device)
             batch = shifted(images[chosen], down, right, torch.rand(len(chosen), device=device) < 0.5)
             batch = batch.contiguous(memory_format=torch.channels_last).float().div_(255)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, (step + 0.5) / total)
+            rate = learning_rate(recipe, (step + 0.5) / total)
+            sgd.param_groups[0]["lr"] = rate
+            muon.param_groups[0]["lr"] = rate * recipe.muon_lr / recipe.lr
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 scores = module(batch)
             loss = F.cross_entropy(scores.float(), labels[chosen], label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad()
+            module.zero_grad()
             loss.backward()
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
-            optimizer.step()
+            for weight, matrix in zip(filters, matrices, strict=True):
+                matrix.grad = weight.grad.permute(0, 2, 3, 1).reshape(len(weight), -1)
+            sgd.step()
+            muon.step()
             step += 1
     if device.type == "cuda":
         torch.cuda.synchronize()

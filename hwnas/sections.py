@@ -335,9 +335,10 @@ class TrainingSection(Section):
 
     Attributes:
         batch_size: images a step; null: by the number of images.
-        lr: peak learning rate.
-        momentum: of Nesterov's method.
-        weight_decay: of weights with two axes or more.
+        lr: peak learning rate of Nesterov SGD, which updates all that Muon does not.
+        muon_lr: peak learning rate of Muon, which updates the filters of convolutions; null: Nesterov SGD for all.
+        momentum: of both.
+        weight_decay: of weights with two axes or more that Nesterov SGD updates.
         schedule: of a training from the first step to the last (of references), "cosine", or "one-cycle" with a climb
             to the peak first; the search stays at the peak, and final training falls from it as a cosine.
         warmup: share of a one-cycle run spent climbing.
@@ -354,8 +355,9 @@ class TrainingSection(Section):
     """
 
     batch_size: Annotated[int, Field(ge=2)] | None = None
-    lr: Annotated[float, Field(gt=0)] = 0.3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    lr: Annotated[float, Field(gt=0)] = 0.6
+    muon_lr: Annotated[float, Field(gt=0)] | None = 0.2
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["cosine", "one-cycle"] = "one-cycle"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2

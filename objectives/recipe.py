@@ -12,14 +12,15 @@ Schedule = Literal["constant", "climb", "cosine", "one-cycle"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: Nesterov SGD.
+    """How a network is trained: filters by Muon (Jordan et al. 2024), all else by Nesterov SGD.
 
     Attributes:
         epochs: Passes over the training split; may be a fraction. The schedule always spans exactly this long.
         batch_size: Images a step, or None to let the split decide; see ``batches``.
-        lr: Peak learning rate.
-        momentum: Of Nesterov's method; 0 is plain SGD.
-        weight_decay: Of weights with two axes or more; norms and biases are left alone.
+        lr: Peak learning rate of Nesterov SGD.
+        muon_lr: Peak learning rate of Muon, which follows the same schedule; None: Nesterov SGD for filters too.
+        momentum: Of both; 0 is none.
+        weight_decay: Of weights with two axes or more that Nesterov SGD updates; norms and biases are left alone.
         schedule: Of the learning rate. "cosine" falls from the peak to zero within the run; "one-cycle" first climbs to
             the peak for ``warmup`` of the run; "constant" stays there, for a run that is going to be gone on with:
             judge it by its moving average; "climb" does so after having climbed.
@@ -52,8 +53,9 @@ class Recipe:
 
     epochs: float = 5.0
     batch_size: int | None = None
-    lr: float = 0.3
-    momentum: float = 0.9
+    lr: float = 0.6
+    muon_lr: float | None = 0.2
+    momentum: float = 0.8
     weight_decay: float = 5e-4
     schedule: Schedule = "one-cycle"
     warmup: float = 0.2
@@ -76,6 +78,7 @@ class Recipe:
                 ">= 2 (batch norm cannot train on a single image), or None to let the split decide",
             ),
             "lr": (0 < self.lr < math.inf, "> 0"),
+            "muon_lr": (self.muon_lr is None or 0 < self.muon_lr < math.inf, "> 0, or None for Nesterov SGD alone"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (0 <= self.weight_decay < math.inf, ">= 0"),
             "schedule": (

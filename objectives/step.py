@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from objectives.batches import stream
 from objectives.data import Split
 from objectives.modules import device_of, fitting, refuse_labels
+from objectives.muon import Muon
 from objectives.recipe import Recipe
 
 
@@ -37,8 +38,15 @@ class Step:
         self.device = device_of(module)
         self.highest_label = int(split.labels.max())
         self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        decayed = [p for p in self.named.values() if p.ndim > 1]
-        others = [p for p in self.named.values() if p.ndim <= 1]
+        filters: dict[str, nn.Parameter] = {}
+        self.muon: Muon | None = None
+        if recipe.muon_lr is not None:
+            filters = {name: p for name, p in self.named.items() if p.ndim == 4}
+            dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+            self.muon = Muon(filters, recipe.muon_lr / recipe.lr, recipe.momentum, dtype)
+        rest = {name: p for name, p in self.named.items() if name not in filters}
+        decayed = [p for p in rest.values() if p.ndim > 1]
+        others = [p for p in rest.values() if p.ndim <= 1]
         # On a GPU a tensor: a captured step reads it from where it lies.
         self.rate: float | Tensor = recipe.lr
         if self.device.type == "cuda":
@@ -51,13 +59,12 @@ class Step:
             fused=True,
         )
         if recipe.momentum > 0:
-            given = fitting(momentum or {}, self.named, "momentum")
-            for name, parameter in self.named.items():
+            for parameter in rest.values():
                 # In the parameter's own memory order, which a fused optimiser takes for granted.
-                buffer = torch.zeros_like(parameter)
-                if name in given:
-                    buffer.copy_(given[name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            buffers = self.momentum()
+            for name, start in fitting(momentum or {}, self.named, "momentum").items():
+                buffers[name].copy_(start)
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
         """The loss before the update, still on the device.
@@ -75,6 +82,7 @@ class Step:
         if isinstance(self.rate, Tensor):
             self.rate.fill_(lr)
             return
+        self.rate = lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
@@ -86,11 +94,13 @@ class Step:
                 target = None if self.teacher is None else self.teacher(images).float()
         refuse_labels(self.highest_label, logits)
         loss = _loss(logits, labels, target, self.recipe)
-        self.optimizer.zero_grad()
+        self.module.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.named.values(), self.recipe.clip)
         self.optimizer.step()
+        if self.muon is not None:
+            self.muon.step(self.rate)
         return loss.detach()
 
     def snapshot(self) -> list[Tensor]:
@@ -109,8 +119,11 @@ class Step:
 
     def momentum(self) -> dict[str, Tensor]:
         """The momentum buffers by parameter name; empty where the recipe has no momentum."""
+        if self.recipe.momentum == 0:
+            return {}
+        own = {} if self.muon is None else self.muon.momentum
         state = self.optimizer.state
-        return {name: state[p]["momentum_buffer"] for name, p in self.named.items() if "momentum_buffer" in state[p]}
+        return {name: own[name] if name in own else state[p]["momentum_buffer"] for name, p in self.named.items()}
 
 
 def _loss(logits: Tensor, labels: Tensor, target: Tensor | None, recipe: Recipe) -> Tensor:

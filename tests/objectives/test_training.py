@@ -39,7 +39,16 @@ def test_one_step_is_nesterovs_with_decay_on_matrices_only(digits):
     """The whole loop against the textbook, on one batch without augmentation."""
     split = part(digits[0], 16)
     recipe = replace(
-        PLAIN, lr=0.1, epochs=3, batch_size=16, shift=0, label_smoothing=0.05, weight_decay=0.1, schedule="cosine"
+        PLAIN,
+        lr=0.1,
+        muon_lr=None,
+        momentum=0.9,
+        epochs=3,
+        batch_size=16,
+        shift=0,
+        label_smoothing=0.05,
+        weight_decay=0.1,
+        schedule="cosine",
     )
     net, textbook = small_net(), small_net()
     start = {name: torch.full_like(p, 0.01) for name, p in net.named_parameters()}
@@ -55,6 +64,23 @@ def test_one_step_is_nesterovs_with_decay_on_matrices_only(digits):
                 velocity[name] = 0.9 * velocity[name] + decayed
                 p -= lr * (decayed + 0.9 * velocity[name])
     torch.testing.assert_close(net.state_dict(), textbook.state_dict(), rtol=1e-3, atol=1e-5)
+
+
+def test_filters_move_equally_far_in_all_directions(digits):
+    """By Muon: singular values of a step are near the rate, and it points where the gradient does."""
+    split = part(digits[0], 16)
+    recipe = replace(PLAIN, muon_lr=0.02, epochs=1, batch_size=16, shift=0, label_smoothing=0, schedule="constant")
+    net, before = small_net(), small_net()
+    loss = F.cross_entropy(before(split.images / 255), split.labels)
+    (gradient,) = torch.autograd.grad(loss, [before[3].weight])
+    done = train(net, split, recipe)
+    step = (before[3].weight - net[3].weight).detach().flatten(1)
+    u, s, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    assert s.max() / s.min() > 5
+    moved = torch.linalg.svdvals(step) / 0.02
+    assert 0.5 < moved.min() < moved.max() < 1.3
+    assert float((step * (u @ v)).sum() / step.norm() / (u @ v).norm()) > 0.95
+    torch.testing.assert_close(done.momentum["3.weight"], 0.2 * gradient, rtol=0.01, atol=1e-5)  # 1 - 0.8 of it
 
 
 def test_seed_decides_everything(digits):
@@ -361,7 +387,8 @@ def test_an_interrupted_module_is_in_its_own_mode_again(digits, monkeypatch):
 
 def test_clipping_bounds_the_step(digits):
     split = part(digits[0], 32)
-    recipe = replace(PLAIN, epochs=1, batch_size=32, momentum=0, weight_decay=0, lr=1.0, schedule="cosine", clip=1e-3)
+    recipe = replace(PLAIN, muon_lr=None, momentum=0, weight_decay=0, schedule="cosine")
+    recipe = replace(recipe, epochs=1, batch_size=32, lr=1.0, clip=1e-3)
     net = small_net()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     train(net, split, recipe)
