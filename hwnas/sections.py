@@ -346,6 +346,7 @@ class TrainingSection(Section):
         flip: mirror images left to right; "auto": except for data sets of digits and letters. For folders of such
             images, or where left and right mean something, write false.
         shift: random translation, as a share of the image's side.
+        cutout: side of a random square that is painted over, as a share of the image's shorter side; 0: none.
         precision: of the forward and backward pass; "auto": the faster one.
         channels_last: memory order of the images.
         ema: decay of a moving average of the weights; null: by the length of the training in the search, else none.
@@ -364,6 +365,7 @@ class TrainingSection(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     flip: Literal[True, False, "auto"] = "auto"
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.0625
+    cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: bool = True
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -1,4 +1,4 @@
-"""Augmentation: shifts and mirror images of a whole batch at once, on whatever device holds it."""
+"""Augmentation of a whole batch at once, on whatever device holds it: shifts, mirror images, cutout."""
 
 import torch
 from torch import Tensor
@@ -39,6 +39,30 @@ def shifted(images: Tensor, down: Tensor, right: Tensor, mirror: Tensor) -> Tens
 def _reflected(index: Tensor, size: int) -> Tensor:
     """Fold indices from -(size - 1) .. 2 (size - 1) back into 0 .. size - 1, as a mirror at either border would."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
+
+
+def cut(images: Tensor, top: Tensor, left: Tensor, side: int, colour: Tensor) -> Tensor:
+    """Paint a square over each image, so that no network relies on a single feature (DeVries and Taylor 2017).
+
+    Args:
+        images: Any dtype, shape (N, C, H, W).
+        top: int64 (N,), the first row of the square; what lies outside of the image is not painted.
+        left: int64 (N,), its first column.
+        side: Rows and columns of the square.
+        colour: Of the images' dtype, shape (C,).
+
+    Returns:
+        A new tensor of the same shape and dtype.
+
+    >>> image, one = torch.zeros(1, 1, 2, 3, dtype=torch.uint8), torch.tensor([1])
+    >>> cut(image, -one, one, 2, torch.tensor([9], dtype=torch.uint8))[0, 0].tolist()
+    [[0, 9, 9], [0, 0, 0]]
+    """
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=images.device) - top[:, None]
+    columns = torch.arange(width, device=images.device) - left[:, None]
+    rows, columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], colour[:, None, None], images)
 
 
 def to_float(images: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from objectives.augment import shifted, to_float
+from objectives.augment import cut, shifted, to_float
 from objectives.data import Split
 from objectives.recipe import Recipe
 from spaces.errors import DataError
+
+#: Images whose mean colour squares are painted in.
+_COLOUR_IMAGES = 256
 
 
 def batches(images: int, batch_size: int | None = None) -> tuple[int, int]:
@@ -49,19 +52,26 @@ def stream(split: Split, recipe: Recipe, device: torch.device) -> Iterator[tuple
     down, right = int(recipe.shift * height), int(recipe.shift * width)
     mirror = (torch.rand(count, generator=generator) < 0.5) & recipe.flip
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    side = round(recipe.cutout * min(height, width))
+    colour = split.images[:_COLOUR_IMAGES].float().mean((0, 2, 3)).to(device, split.images.dtype)
     for epoch in itertools.count():
         order = torch.randperm(count, generator=generator)
         rows = torch.randint(-down, down + 1, (count,), generator=generator)
         columns = torch.randint(-right, right + 1, (count,), generator=generator)
         # Each image is seen from its other side in every second epoch (Keller Jordan's airbench, 2024).
-        views = torch.stack([rows, columns, mirror ^ (recipe.flip and epoch % 2 == 1)]).to(device)
+        drawn = [rows, columns, mirror ^ (recipe.flip and epoch % 2 == 1)]
+        if side:
+            drawn += [torch.randint(limit, (count,), generator=generator) - side // 2 for limit in (height, width)]
+        views = torch.stack(drawn).to(device)
         here, there = order.to(source), order.to(device)
         for start in range(0, steps * size, size):
             batch = slice(start, start + size)
             images = split.images[here[batch]].to(device)
+            down_by, right_by, flipped, *corner = views[:, there[batch]]
             if down or right or recipe.flip:
-                down_by, right_by, flipped = views[:, there[batch]]
                 images = shifted(images, down_by, right_by, flipped.bool())
+            if side:
+                images = cut(images, corner[0], corner[1], side, colour)
             yield to_float(images, layout), labels[there[batch]]
 
 

@@ -30,6 +30,8 @@ class Recipe:
             and text.
         shift: Random translation by up to this share of the image's side, in whole pixels rounded down (1/16 is 2 of 32
             and none of 8), the border reflected.
+        cutout: Side of a random square that is painted over in each image, as a share of the image's shorter side; its
+            centre is anywhere in the image. For long trainings.
         precision: Of the forward and backward pass; weights and optimiser stay in float32. "auto" takes bf16 where that
             measures faster (see ``best_precision``), which makes a result depend on a measurement: where runs must be
             repeatable to the bit, resolve it once and keep the answer.
@@ -62,6 +64,7 @@ class Recipe:
     label_smoothing: float = 0.1
     flip: bool = False
     shift: float = 1 / 16
+    cutout: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: bool = True
     ema: float | None = None
@@ -87,6 +90,7 @@ class Recipe:
             ),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
+            "cutout": (0 <= self.cutout < 1, "in [0, 1)"),
             "shift": (0 <= self.shift < 1, "in [0, 1)"),
             "precision": (self.precision in ("auto", "bf16", "fp32"), "'auto', 'bf16' or 'fp32'"),
             "ema": (self.ema is None or 0 <= self.ema < 1, "in [0, 1), or None for no average"),

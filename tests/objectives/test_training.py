@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.accuracy import evaluate
-from objectives.augment import shifted, to_float
+from objectives.augment import cut, shifted, to_float
 from objectives.batches import batches, stream
 from objectives.data import Split
 from objectives.graphstep import GraphStep
@@ -220,6 +220,26 @@ def test_shifted_is_flip_pad_crop():
         plain = image.flip(2) if turned else image
         padded = F.pad(plain[None].float(), (2, 2, 2, 2), mode="reflect")[0]
         assert torch.equal(out.float(), padded[:, 2 + y : 8 + y, 2 + x : 11 + x])
+
+
+def test_cut_paints_a_square_and_leaves_the_rest():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 6, 9), dtype=torch.uint8, generator=generator)
+    top, left = (torch.randint(-2, limit - 2, (32,), generator=generator) for limit in (6, 9))
+    colour = torch.tensor([1, 2, 3], dtype=torch.uint8)
+    for image, out, y, x in zip(images, cut(images, top, left, 4, colour), top.tolist(), left.tolist(), strict=True):
+        image[:, max(y, 0) : y + 4, max(x, 0) : x + 4] = colour[:, None, None]
+        assert torch.equal(out, image)
+
+
+def test_cutout_hides_a_square_of_the_mean_colour_anywhere(digits):
+    split = Split(torch.full((512, 3, 16, 16), 200, dtype=torch.uint8), torch.zeros(512, dtype=torch.int64))
+    split.images[::2] = 100
+    images, _ = next(stream(split, replace(PLAIN, cutout=0.25, batch_size=512), torch.device("cpu")))
+    hidden = (images * 255).round() == 150
+    assert hidden.all(1).sum((1, 2)).max() == 16
+    assert hidden.any(0).all()
+    assert hidden[:, 0].float().mean((1, 2)).min() >= 4 / 256
 
 
 def test_to_float_keeps_the_pixels_in_either_order():
