@@ -25,6 +25,7 @@ VARIANTS = {
     "full": FULL,
     "full_without_inheritance": {**FULL, "search.inherit": False},
     "full_without_rungs": {**FULL, "search.promotion": "none"},
+    "full_without_surrogate": {**FULL, "search.strategy": "lemonade"},
     "full_without_prefilter": {**FULL, "search.discard": 0.0},
 }
 MOMENTS = (0.125, 0.25, 0.5, 0.75, 1.0)

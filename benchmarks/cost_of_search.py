@@ -29,7 +29,7 @@ from arms import (
 )
 
 FULL = "full"
-WITHOUT = ("full_without_inheritance", "full_without_rungs", "full_without_prefilter")
+WITHOUT = tuple(f"full_without_{part}" for part in ("inheritance", "rungs", "prefilter", "surrogate"))
 SWEEPS = [("random-e5", "random-e12", "random-n40", "random-n20")]
 
 
