@@ -156,7 +156,7 @@ class Executor:
             teacher=teacher,
             momentum=state.momentum,
             ema=state.ema if state.ema and recipe.ema is not None else None,
-            seen=round(trial.fidelity_from * batches(len(self.data.train), recipe.batch_size)[0]),
+            seen=round(trial.fidelity_from * batches(len(self.data.train), recipe.batch_size)[0]) if state.ema else 0,
             deadline=deadline,
         )
         found = evaluate(network, self.data.val, self.metric, weights=run.ema, precision=precision)
@@ -197,6 +197,8 @@ class Executor:
             if child.exact is None and teacher is None:
                 teacher = Network(self.space.decode(genotype), state.best).to(self.device)
             genotype, state = child.genotype, child.transfer(state)
+            if child.exact is None:  # an average of weights that no longer work is worth nothing: it begins anew
+                state = replace(state, ema={})
             if child.exact == "eval":
                 state = self._calibrated(self.space.decode(genotype), state, child.new, trial.seed)
         return self.space.decode(genotype), state, teacher

@@ -212,6 +212,19 @@ def test_a_moving_average_is_inherited_judged_and_calibrated(trained):
     assert all(trained[1]["ema"][f"{name}.mean"].abs().max() > 0 for name in norms)  # of images, no longer zero
 
 
+def test_after_an_approximate_move_the_moving_average_begins_anew(trained):
+    """What the move makes of an average does not work yet, and would weigh down all that the child learns."""
+    executor = make(recipe=replace(RECIPE, ema=0.99))
+    (first,) = run(executor, trial())
+    parents = {0: (first.trial, first.state)}
+    run(executor, child(first.trial, Separate("n3"), Widen("n2", 0, 8)), parents=parents)
+    run(executor, child(first.trial, Widen("n2", 0, 8)), parents=parents)
+    approximate, exact = trained[1:]
+    assert (approximate["ema"], approximate["seen"]) == (None, 0)
+    assert exact["ema"] is not None
+    assert exact["seen"] > 0
+
+
 def test_a_candidate_that_diverges_fails_alone(parent):
     good = child(parent[0], Widen("n2", 0, 8), id=2)
     broken = replace(parent[1], value={name: tensor * float("nan") for name, tensor in parent[1].value.items()})
