@@ -24,17 +24,17 @@ from spaces.state import State, Tensors, initial_state
 CALIBRATION_IMAGES, CALIBRATION_PIXELS = 256, 256 * 64**2
 
 #: The moving average by which the search judges networks reaches over this part of a training, within these bounds.
-AVERAGED, AVERAGED_STEPS = 0.25, (10, 100)
+AVERAGED, AVERAGED_STEPS = 0.25, (32, 100)
 
 
 def decay(steps: float) -> float:
     """Decay per step of the moving average of a training of so many steps.
 
-    A rate that stays at its peak leaves noise in the weights, so a long average is better, but one that reaches far
-    beyond a child's own training would judge its parent.
+    A rate that stays at its peak leaves noise in the weights, so that even a child that trains for few steps is better
+    averaged over 32, though its parent has a part in them; a long training is not better averaged over more than 100.
 
-    >>> decay(20), decay(200), decay(4000)
-    (0.9, 0.98, 0.99)
+    >>> decay(16), decay(200), decay(4000)
+    (0.96875, 0.98, 0.99)
     """
     least, most = AVERAGED_STEPS
     return 1 - 1 / min(max(AVERAGED * steps, least), most)

@@ -152,8 +152,8 @@ class _Average:
 
     def follow(self, module: nn.Module) -> None:
         self.steps += 1
-        # Over the last tenth at most: the average of few steps would mostly be their random start.
-        decay = min(self.decay, self.steps / (9 + self.steps))
+        # Over the last fifth at most: the average of few steps would mostly be their random start.
+        decay = min(self.decay, self.steps / (4 + self.steps))
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(list(self.tensors.values()), list(tensors_of(module).values()), self.steps)
 

@@ -111,7 +111,7 @@ def test_fewer_large_images_are_enough_to_calibrate_on():
 
 def test_the_moving_average_reaches_over_a_quarter_of_the_steps_if_nobody_says_otherwise():
     steps, _ = batches(len(digits().train), RECIPE.batch_size)
-    assert make().search_recipe(20.0, 0).ema == decay(20 * steps) > decay(20)
+    assert make().search_recipe(30.0, 0).ema == decay(30 * steps) > decay(20)
     assert make(recipe=replace(RECIPE, ema=0.0)).search_recipe(20.0, 0).ema == 0.0
 
 

@@ -323,7 +323,7 @@ def test_average_follows_weights_and_statistics(digits):
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in done.ema.items())
 
 
-@pytest.mark.parametrize(("seen", "decay"), [(1000, 0.9), (2, 3 / 12)])
+@pytest.mark.parametrize(("seen", "decay"), [(1000, 0.9), (2, 3 / 7)])
 def test_an_average_that_rests_on_few_steps_moves_fast(digits, seen, decay):
     net = small_net()
     start = {"8.bias": torch.full((10,), 3.0)}
