@@ -8,7 +8,8 @@ over how long each of its networks trains.
    the full system has what random search has at its end.
 2. Rungs: the rank correlation of errors on neighbouring rungs, of the networks that were promoted; and when the full
    system has what it has at the end without rungs.
-3. Zero-cost proxies: their rank correlation with accuracy at equal cost, on these images.
+3. Zero-cost proxies: their rank correlation with accuracy at equal cost, on these images; hypervolume after so many
+   trainings, with and without them.
 4. The front of each arm, thinned out by hypervolume, is trained again *identically*, from scratch, and scored on the
    test split.
 
@@ -31,6 +32,7 @@ from arms import (
 FULL = "full"
 WITHOUT = tuple(f"full_without_{part}" for part in ("inheritance", "rungs", "prefilter", "surrogate"))
 SWEEPS = [("random-e5", "random-e12", "random-n40", "random-n20")]
+TRAININGS = (10, 20, 40, 60, 80)
 
 
 def records_of(arm, seed, options):
@@ -76,6 +78,13 @@ def print_proxies(options):
             names = next((list(trial.config[CONFIG]) for trial, _ in records if CONFIG in trial.config), [])
             found = agreement(Archive(records, OBJECTIVES).entries, names, OBJECTIVES[1:])
             print(f"seed {seed}: " + ", ".join(f"{name} {r:.2f}" for name, r in found.items()))
+    print("\nvalidation hypervolume after so many trainings, by seed")
+    for arm in (FULL, "full_without_prefilter"):
+        cells = []
+        for count in TRAININGS:
+            curves = [found["curve"] for seed in options.seeds if (found := result_of(f"search:{arm}:{seed}", options))]
+            cells.append(" ".join(f"{curve[count - 1][1]:.3f}" for curve in curves if len(curve) >= count))
+        print(f"{arm:<24}" + "".join(f"{f'{n}: {cell}':>26}" for n, cell in zip(TRAININGS, cells, strict=True) if cell))
 
 
 def main():
