@@ -17,6 +17,10 @@ import sys
 import time
 from pathlib import Path
 
+from kept import same_settings
+
+from spaces.wholefile import write_whole
+
 LEMONADE = "lemonade"
 #: Arms that are not simply a strategy, by what is different in their specification.
 FULL = {"search.strategy": "surrogate", "search.promotion": "asha", "search.discard": 0.5}
@@ -133,7 +137,7 @@ def steps_per_second(options):
 
     from hwnas.plan import network
     from hwnas.study import load
-    from objectives.step import training_step
+    from objectives.timedstep import training_step
     from spaces.plain import PlainSpace
 
     spec = arm_spec(LEMONADE, options, 0)
@@ -159,9 +163,7 @@ def run_one(task, options):
     torch.set_num_threads(1)
     kind, arm, seed = task.split(":")
     result = steps_per_second(options) if kind == "rate" else TASKS[kind](arm, int(seed), options)
-    file = path(task, options)
-    file.with_suffix(".tmp").write_text(json.dumps(result))
-    file.with_suffix(".tmp").replace(file)
+    write_whole(path(task, options), json.dumps(result))
 
 
 def path(task, options):
@@ -242,7 +244,10 @@ def compare(ours, sweeps, options):
 def begun(description, ours, sweeps):
     """What the command line asks for: one task in this process, which ends it, or all; the options."""
     options = arguments(description).parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    alike = {
+        name: getattr(options, name) for name in ("data", "minutes", "images", "precision", "final_epochs", "front")
+    }
+    same_settings(options.out, **alike)
     if options.only:
         run_one(options.only, options)
         sys.exit()

@@ -15,7 +15,6 @@ Each child is kept in a file of its own, so that the script can be stopped and s
 """
 
 import argparse
-import json
 import os
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as ma
 
 import numpy as np
 import torch
+from kept import kept, same_settings
 
 from hwnas import tensorfile
 from hwnas.executor import Executor
@@ -39,7 +39,6 @@ from objectives.recipe import Recipe
 from spaces.plain import PlainSpace
 from spaces.space import seeded
 from spaces.state import State, initial_state
-from spaces.wholefile import write_whole
 
 LINKS = (0.25, 0.75, 1.0)  # epochs; 2 in all
 MORE = (2.0, 4.0)  # from scratch only
@@ -84,13 +83,14 @@ def trial(space, genotype, seed, **fields):
 
 def trained_parent(of, epochs, out, place):
     """File of the state of a parent, and its error."""
-    file, trains = out / f"parent-{place}.json", executor(*of)
-    if not file.exists():
+
+    def made():
+        trains = executor(*of)
         genotype = trains.space.starts()[place]
         outcome = trains.run(trial(trains.space, genotype, place, fidelity_to=epochs))
-        name = tensorfile.save(out, outcome.state.flat())
-        write_whole(file, json.dumps([name, outcome.result.values["error"]]))
-    name, error = json.loads(file.read_text())
+        return tensorfile.save(out, outcome.state.flat()), outcome.result.values["error"]
+
+    name, error = kept(out / f"parent-{place}.json", made)
     return out / f"{name}{tensorfile.SUFFIX}", error
 
 
@@ -112,10 +112,7 @@ def linked(trains, child, state, seen, links, teacher=None, climb=False):
 
 def curves(of, epochs, out, parent, child, place):
     """Errors of a child after each link, by variant, and from scratch."""
-    file = out / f"child-{place}.json"
-    if not file.exists():
-        write_whole(file, json.dumps(measured(executor(*of), epochs, parent, child)))
-    return json.loads(file.read_text())
+    return kept(out / f"child-{place}.json", lambda: measured(executor(*of), epochs, parent, child))
 
 
 def measured(trains, epochs, parent, child):
@@ -155,11 +152,17 @@ def drawn(space, parents, count, seed):
 
 
 def epochs_to(errors, links, aim):
-    """Epochs until an error is reached, interpolated; infinite where it is not."""
+    """Epochs until an error is reached, interpolated; infinite where it is not.
+
+    >>> epochs_to([0.5, 0.25], [1.0], 0.375), epochs_to([0.5, 0.25], [1.0], 0.6), epochs_to([0.5, 0.25], [1.0], 0.1)
+    (0.5, 0.0, inf)
+    """
+    if errors[0] <= aim:
+        return 0.0
     seen = np.cumsum([0.0, *links])
     for place in range(1, len(errors)):
         if errors[place] <= aim:
-            share = (errors[place - 1] - aim) / max(errors[place - 1] - errors[place], 1e-9)
+            share = (errors[place - 1] - aim) / (errors[place - 1] - errors[place])
             return float(seen[place - 1] + share * (seen[place] - seen[place - 1]))
     return float("inf")
 
@@ -183,7 +186,8 @@ def main():
     space = executor(*of).space
     starts = [one for one in space.starts() if cost.macs(one) <= options.largest]
     children = drawn(space, starts, options.moves, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
+    drawn_by = {name: getattr(options, name) for name in ("data", "images", "moves", "epochs", "largest", "seed")}
+    same_settings(options.out, **drawn_by)
     with ProcessPoolExecutor(options.jobs) as pool:
         parents = list(pool.map(partial(trained_parent, of, options.epochs, options.out), range(len(starts))))
         tasks = partial(curves, of, options.epochs, options.out)

@@ -13,10 +13,11 @@ Where there is a GPU it trains on that, one at a time: use all images, and `--im
 """
 
 import argparse
-import json
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
@@ -24,19 +25,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as ma
 
 import torch
 import torch.nn.functional as F
+from kept import kept, same_settings
 from torch import nn
 
 from hwnas.plan import training_device
 from latency import Deployment
 from latency.deployment import usable_cores
 from objectives.accuracy import evaluate
-from objectives.data import load_data
+from objectives.data import Split, load_data
 from objectives.recipe import Recipe
 from objectives.training import train
 from spaces.network import Network
 from spaces.plain import PlainSpace
 from spaces.state import initial_state
-from spaces.wholefile import write_whole
 
 NETWORKS = ("resnet-20", "plain-0.5M")
 RATES = (0.3, 0.6, 1.2)
@@ -101,23 +102,26 @@ def built(name, data, seed):
 
 
 @lru_cache(maxsize=1)
-def loaded(source, images, seed):
-    """The data, once a process."""
+def loaded(source, images):
+    """The data, once a process; on the GPU, where there is one."""
     torch.set_num_threads(1)
-    return load_data(source, train_limit=images, seed=seed)
+    data = load_data(source, train_limit=images)
+    device = training_device()
+    train, test = (Split(one.images.to(device), one.labels.to(device)) for one in (data.train, data.test))
+    return replace(data, train=train, test=test)
 
 
 def trained(options, name, label, changes, epochs, seed):
     """Test accuracy and seconds an epoch of one training; from its file if it has been done."""
-    file = options.out / f"{name}-{label.replace(' ', '_')}-{epochs:g}-{seed}.json"
-    if not file.exists():
-        data = loaded(options.data, options.images, 0)
+
+    def made():
+        data = loaded(options.data, options.images)
         module = built(name, data, seed).to(training_device())
         recipe = Recipe(epochs=epochs, seed=seed, flip=data.shape[1] >= 32, precision=options.precision, **changes)
         run = train(module, data.train, recipe)
-        found = evaluate(module, data.test, weights=run.ema)
-        write_whole(file, json.dumps([found.value, run.seconds / run.epochs]))
-    return json.loads(file.read_text())
+        return evaluate(module, data.test, weights=run.ema).value, run.seconds / run.epochs
+
+    return kept(options.out / f"{name}-{label.replace(' ', '_')}-{epochs:g}-{seed}.json", made)
 
 
 def several(pool, options, jobs):
@@ -136,13 +140,14 @@ def main():
     parser.add_argument("--jobs", type=int, default=1 if torch.cuda.is_available() else usable_cores())
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    same_settings(options.out, data=options.data, images=options.images, precision=options.precision)
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else Deployment.here().device
-    data = loaded(options.data, options.images, 0)
+    data = loaded(options.data, options.images)
     print(f"{device}, torch {torch.__version__}, {options.precision}, {options.jobs} at once")
     print(f"{len(data.train)} training images, {len(data.test)} test images, seeds {options.seeds}")
-    with ProcessPoolExecutor(options.jobs) as pool:
+    # Spawned, since a process with a GPU cannot be forked.
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for name in NETWORKS:
             params = sum(p.numel() for p in built(name, data, 0).parameters())
             print(f"\n{name}, {params:,} parameters: test accuracy in %, mean [each seed]")

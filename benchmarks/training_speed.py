@@ -1,7 +1,7 @@
 """Is our training loop as fast as one written by hand for one network, and what does a search do beside training?
 
 1. Images a second, in turns: ``train`` on a network of ours, and a plain loop on the same network as torch modules:
-   the same augmentation, precision, memory order and optimiser, and nothing else: no checks of the loss, no names, no
+   the same augmentation, precision, memory order and optimisers, and nothing else: no checks of the loss, no names, no
    moving average unless --ema. Median of the ratios of --rounds turns, with the smallest and the largest.
 2. A search of --minutes with --workers processes: the share of their time that is spent in trials (training and
    validation), and what the rest is, by what the study was doing.
@@ -29,6 +29,7 @@ from latency import Deployment
 from objectives.augment import shifted
 from objectives.data import Split, load_data
 from objectives.fastest import best_precision
+from objectives.muon import Muon
 from objectives.recipe import Recipe, learning_rate
 from objectives.training import train
 from spaces.network import Network
@@ -70,11 +71,11 @@ def by_hand(module, split, recipe, device):
     images, labels = split.images.to(device), split.labels.to(device)
     filters = [p for p in module.parameters() if p.ndim == 4]
     others = [p for p in module.parameters() if p.ndim != 4]
-    matrices = [p.detach().permute(0, 2, 3, 1).view(len(p), -1).requires_grad_() for p in filters]
     sgd = torch.optim.SGD(
         others, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay, fused=True
     )
-    muon = torch.optim.Muon(matrices, lr=recipe.muon_lr, momentum=recipe.momentum, weight_decay=0.0)
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    muon = Muon(dict(enumerate(filters)), recipe.muon_lr / recipe.lr, recipe.momentum, dtype)
     began, total, step = time.perf_counter(), round(recipe.epochs * steps), 0
     for _ in range(-(-total // steps)):
         order = torch.randperm(count, device=device)
@@ -85,9 +86,7 @@ def by_hand(module, split, recipe, device):
             down, right = torch.randint(-2, 3, (2, len(chosen)), device=device)
             batch = shifted(images[chosen], down, right, torch.rand(len(chosen), device=device) < 0.5)
             batch = batch.contiguous(memory_format=torch.channels_last).float().div_(255)
-            rate = learning_rate(recipe, (step + 0.5) / total)
-            sgd.param_groups[0]["lr"] = rate
-            muon.param_groups[0]["lr"] = rate * recipe.muon_lr / recipe.lr
+            sgd.param_groups[0]["lr"] = rate = learning_rate(recipe, (step + 0.5) / total)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 scores = module(batch)
             loss = F.cross_entropy(scores.float(), labels[chosen], label_smoothing=recipe.label_smoothing)
@@ -95,10 +94,8 @@ def by_hand(module, split, recipe, device):
             loss.backward()
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
-            for weight, matrix in zip(filters, matrices, strict=True):
-                matrix.grad = weight.grad.permute(0, 2, 3, 1).reshape(len(weight), -1)
             sgd.step()
-            muon.step()
+            muon.step(rate)
             step += 1
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -129,14 +126,13 @@ def loops(data, options, device):
             own = train(ours, data.train, recipe)
             times.append((own.seconds, by_hand(hand, data.train, recipe, device)))
         times = times[1:]  # in the first round everything is new
-        seen = own.steps * recipe.batch_size
+        seen, graph = own.steps * recipe.batch_size, ", graph" if own.captured else ""
         ratios = sorted(theirs / mine for mine, theirs in times)
         mine, theirs = (median(column) for column in zip(*times, strict=True))
         params = sum(p.numel() for p in ours.parameters())
-        print(
-            f"{f'{widths}, {depth}, {recipe.precision}':<26}{params:>11,}{seen / mine:>16,.0f}{seen / theirs:>9,.0f}"
-            f"   {median(ratios):.3f} [{ratios[0]:.3f} {ratios[-1]:.3f}]"
-        )
+        print(f"{f'{widths}, {depth}, {recipe.precision}{graph}':<26}{params:>11,}", end="")
+        print(f"{seen / mine:>16,.0f}{seen / theirs:>9,.0f}", end="")
+        print(f"   {median(ratios):.3f} [{ratios[0]:.3f} {ratios[-1]:.3f}]")
 
 
 class Watch:
@@ -225,7 +221,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a folder of images or the name of a data set")
     parser.add_argument("--images", type=int, default=10_000, help="training images")
-    parser.add_argument("--epochs", type=float, default=0.5, help="of a turn")
+    parser.add_argument("--epochs", type=float, help="of a turn; by default half of one, and four on a GPU")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--ema", action="store_true", help="ours with a moving average")
@@ -236,6 +232,7 @@ def main():
 
     torch.set_num_threads(options.threads)
     device = training_device()
+    options.epochs = options.epochs or (4.0 if device.type == "cuda" else 0.5)
     name = torch.cuda.get_device_name() if device.type == "cuda" else Deployment.here().device
     print(f"{name}, torch {torch.__version__}, {options.threads} threads, batches of {options.batch}")
     if device.type == "cuda":

@@ -11,7 +11,6 @@ from torch import nn
 
 from hwnas import plan, verify
 from hwnas.archive import Entry
-from hwnas.deaths import surviving
 from hwnas.references import Reference
 from hwnas.timetable import REFERENCE_SHARE, Timetable
 from latency import Deployment
@@ -37,7 +36,7 @@ def timed(study: "Study", stock: Sequence[Reference]) -> list[tuple[Reference, f
     found = []
     for reference in stock:
         name = f"timing {reference.name}, {study.budget.seconds}"
-        timing = surviving(study.store, name, partial(_timing, study, reference), lambda reason: reason)
+        timing = study.deaths.surviving(name, partial(_timing, study, reference), lambda reason: reason)
         if isinstance(timing, str):
             study.progress.note(f"reference {reference.name} left out: {timing}")
         else:
@@ -64,7 +63,8 @@ def timetable(
         return None
     recipe, device, data = study.executor.recipe, study.executor.device, study.data
     archs = [study.space.decode(study.space.from_json(entry.trial.genotype)) for entry in chosen]
-    if study.spec.threads is None:  # measured again: cores that were free when the search began need not be so now
+    if study.plan.workers == 1 and study.spec.threads is None:
+        # Measured again: cores that were free when the search began need not be so now.
         torch.set_num_threads(plan.free_threads(plan.network(archs[len(archs) // 2], device), data, recipe))
     finalists = [plan.seconds_per_epoch(plan.network(arch, device), data, recipe) for arch in archs]
     tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data) for arch in archs]

@@ -153,7 +153,8 @@ class Lemonade(Strategy):
         entries = self.archive.entries
         self.news += self.prefilter.review(entries)
         accepted = self.accepted(front, drafts, self.prefilter.proposals(count), rng)
-        return self.prefilter.kept(accepted, entries, count)
+        # In random order: how many of them were accepted for what reason stays as it was.
+        return self.prefilter.kept([accepted[i] for i in rng.permutation(len(accepted))], entries, count)
 
     def learned(self) -> list[str]:
         """See :meth:`Strategy.learned`: how far zero-cost proxies agree with these results."""

@@ -11,13 +11,13 @@ import torch
 from hwnas.schedule import Schedule
 from latency.deployment import usable_cores
 from objectives.batches import batches
-from objectives.cost import macs
+from objectives.cost import macs, training_memory
 from objectives.data import Data
 from objectives.fastest import best_precision, best_threads
 from objectives.memory import free_memory
 from objectives.modules import device_of, out_of_memory_is_an_error
 from objectives.recipe import Precision, Recipe
-from objectives.step import training_step
+from objectives.timedstep import training_step
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.network import Network
@@ -29,7 +29,7 @@ TRAININGS, SCRATCH_TRAININGS = 120, 40
 #: The least for each worker: the more of them, the more trainings are begun before others have a result.
 TRAININGS_A_WORKER = 20
 
-#: Memory that a process takes which trains networks, beside the images.
+#: Memory that a process takes which trains networks, beside the images and what a network takes.
 WORKER_BYTES = 1 << 30
 
 #: Fewest and most epochs that a child is planned to train on what it inherits, or from scratch.
@@ -59,6 +59,20 @@ class Plan:
     epochs: Schedule
     initial_epochs: Schedule
     workers: int = 1
+
+    def on(self, cores: int, workers: int | None) -> Self:
+        """The same on a machine with so many cores, which may be fewer than there were.
+
+        Args:
+            cores: That may be used.
+            workers: Asked for by the user, or None.
+
+        >>> schedule = Schedule.constant(1.0)
+        >>> Plan(2, "fp32", schedule, schedule, workers=8).on(cores=4, workers=None).workers
+        2
+        """
+        threads = min(self.threads, cores)
+        return replace(self, threads=threads, workers=workers or max(1, min(self.workers, cores // threads)))
 
     def to_json(self) -> dict[str, Any]:
         """A plain mapping; :meth:`from_json` reads it."""
@@ -104,10 +118,11 @@ def measure(
     """
     began = time.monotonic()
     middle = archs[len(archs) // 2]
+    _, size = batches(len(data.train), recipe.batch_size)
     if threads is None:
         threads = free_threads(network(middle, device), data, recipe)
     torch.set_num_threads(threads)
-    workers = workers or most_workers(device, threads, data)
+    workers = workers or most_workers(device, threads, data, max(training_memory(arch, size) for arch in archs))
     precision = recipe.precision
     if precision == "auto":
         precision = best_precision(network(middle, device), data.train, recipe)
@@ -136,14 +151,20 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def most_workers(device: torch.device, threads: int, data: Data) -> int:
+def most_workers(device: torch.device, threads: int, data: Data, each: int) -> int:
     """As many as cores and memory allow.
 
     One on a GPU, and where images are read from a file as they do not fit into the memory.
+
+    Args:
+        device: Where networks train.
+        threads: Of each worker.
+        data: The images.
+        each: Bytes that the largest network takes in training.
     """
     if device.type == "cuda" or data.streamed:
         return 1
-    return max(1, min(usable_cores() // threads, free_memory() // WORKER_BYTES))
+    return max(1, min(usable_cores() // threads, free_memory() // (WORKER_BYTES + each)))
 
 
 @out_of_memory_is_an_error()
@@ -181,6 +202,6 @@ def seconds_per_epoch(module: torch.nn.Module, data: Data, recipe: Recipe) -> fl
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
+        count = step()
+        times.append((time.perf_counter() - began) / count)
     return statistics.median(times) * batches(len(data.train), recipe.batch_size)[0]

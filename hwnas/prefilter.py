@@ -77,7 +77,7 @@ class Prefilter:
         """The first `count` proposals that are not discarded; where these are too few, the best of the others too.
 
         Args:
-            drafts: The proposals, the most wanted first.
+            drafts: The proposals.
             entries: All networks that have been trained.
             count: How many are wanted.
         """
@@ -166,7 +166,7 @@ def beyond(values: Sequence[float], level: Points) -> Points:
     """
     ranks = rankdata(values) / len(values)
     columns = np.column_stack([np.ones(len(ranks)), rankdata(level, axis=0) / len(values)])
-    explained, *_ = np.linalg.lstsq(columns, ranks)
+    explained, *_ = np.linalg.lstsq(columns, ranks, rcond=None)
     # What is equal but for rounding is made equal, on a binary grid: half-way between its points lies no fraction whose
     # denominator is small, such as these are.
     return np.asarray(np.rint((ranks - columns @ explained) * GRID) / GRID + 0.0)

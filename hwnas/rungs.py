@@ -29,6 +29,9 @@ Records = Sequence[tuple[Trial, Result | None]]
 class Rungs:
     """On each rung a network has been trained `factor` times as long as on the one below, and goes on from there.
 
+    That is training of its own: what a child inherits comes on top, and differs from child to child. So the network of
+    a long lineage climbs past one of a short, which is as wanted: what counts is how good it is, and not why.
+
     1. Asynchronous (ASHA; Li et al., MLSys 2020): of all that have a result on a rung, one of `factor` is promoted, as
        soon as there are enough. Synchronous (successive halving; Jamieson and Talwalkar, AISTATS 2016): networks
        compete in brackets of so many that one reaches the top, and each rung waits for the whole bracket.

@@ -255,6 +255,14 @@ USED_BY = {
 #: Of them, what others are made of: the pre-filter and the rungs.
 NOT_ARGUMENTS = ("proxies", "discard", "promotion", "rungs", "factor", "curves")
 
+#: Settings that are of use only where another one has not this value.
+NEEDS: dict[str, tuple[str, Any]] = {
+    "proxies": ("discard", 0.0),
+    "rungs": ("promotion", "none"),
+    "factor": ("promotion", "none"),
+    "curves": ("promotion", "none"),
+}
+
 
 class SearchSection(Section):
     """How candidates are proposed and how long they train; see `hwnas.lemonade.Lemonade`.
@@ -322,11 +330,18 @@ class SearchSection(Section):
 
     @model_validator(mode="after")
     def _options_of_the_strategy(self) -> Self:
-        for name, strategies in USED_BY.items():
-            if getattr(self, name) != type(self).model_fields[name].default and self.strategy not in strategies:
+        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        for name in changed:
+            strategies = USED_BY.get(name, (self.strategy,))
+            if self.strategy not in strategies:
                 raise ValueError(
                     f"{name} is of no use to the strategy {self.strategy}; it is to {', '.join(strategies)}"
                 )
+            switch, off = NEEDS.get(name, ("", None))
+            if switch and getattr(self, switch) == off:
+                raise ValueError(f"{name} is of no use while {switch} is {off}; set that, too")
+        if "revisit" in changed and self.promotion != "none":
+            raise ValueError(f"revisit is of no use with promotion: {self.promotion}, which decides who trains further")
         return self
 
 

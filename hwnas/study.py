@@ -14,6 +14,7 @@ from hwnas import manifest as manifests
 from hwnas.box import Box
 from hwnas.budget import Budget
 from hwnas.costs import Costs
+from hwnas.deaths import Deaths
 from hwnas.executor import Executor, Outcome
 from hwnas.limits import starts_within
 from hwnas.prefilter import Prefilter
@@ -79,6 +80,7 @@ class Study:
         spec: As resolved.
         data: The images.
         store: The run folder.
+        deaths: Of this process, and of those before.
         space: What can be built.
         targets: Where latency counts.
         deployment: How files are run here: like on the first target that is here.
@@ -104,6 +106,7 @@ class Study:
 
     def __init__(self, spec: Spec, data: Data, store: Store, progress: Progress, began: float | None = None) -> None:
         self.spec, self.data, self.store, self.progress = spec, data, store, progress
+        self.deaths = Deaths(store)
         self._workers: Workers | None = None
         used = store.read("seconds used", float, 0.0) + (0.0 if began is None else time.monotonic() - began)
         self.budget = Budget(spec.budget.time, spec.budget.trainings, spec.final.share, used)
@@ -130,8 +133,8 @@ class Study:
             self._check_tables()
             self._prepare(costs, recipe, device)
         self.box = store.read("box", Box.from_json)
-        self.plan = store.read("plan", plan.Plan.from_json)
-        torch.set_num_threads(min(self.plan.threads, usable_cores()))
+        self.plan = store.read("plan", plan.Plan.from_json).on(usable_cores(), spec.search.workers)
+        torch.set_num_threads(self.plan.threads)
         self.strategy = self._strategy(costs)
         self.strategy.restore(store.trials(self.space.from_json))
         self.executor = Executor(
@@ -180,20 +183,22 @@ class Study:
         """
         waiting = [trial for trial, result in self.strategy.records if result is None]
         try:
+            if self._is_over(waiting, 0):
+                return
             workers = self.workers()
             while True:
-                while workers.free and not self._is_over(waiting):
+                while workers.free and not self._is_over(waiting, len(workers.running)):
                     waiting = waiting or self._asked(len(workers.running))
                     if not waiting:
                         break
                     workers.submit(self._call(waiting.pop(0)))
                 if not workers.running:
                     break
-                if workers.meanwhile and not waiting and not self._is_over(waiting):
+                if workers.meanwhile and not waiting and not self._is_over(waiting, len(workers.running)):
                     waiting = self._asked(len(workers.running))
                 self._keep(workers.next()[1])
                 self.update("search", self.trainings, self.spec.budget.trainings or 0)
-            if not self._is_over(waiting):
+            if not self._is_over(waiting, 0):
                 self.progress.note("no further network was found within the bounds of the space and the limits")
         finally:
             self.note_time()
@@ -201,9 +206,10 @@ class Study:
             self.progress.note(line)
         self.store.sweep(self._wanted())
 
-    def _is_over(self, waiting: Sequence[Trial]) -> bool:
-        enough = self.strategy.archive.entries or (self.trainings and not waiting)
-        return self.budget.search_is_over(self.trainings) and bool(enough)
+    def _is_over(self, waiting: Sequence[Trial], running: int) -> bool:
+        """Whether nothing more is to be begun."""
+        enough = self.strategy.archive.entries or running or (self.trainings and not waiting)
+        return self.budget.search_is_over(self.trainings + running) and bool(enough)
 
     def _asked(self, running: int) -> list[Trial]:
         """The next trials, as many as are trained in a generation or the budget has left."""
@@ -227,9 +233,10 @@ class Study:
     def workers(self) -> Alone | Workers:
         """What trains networks: this process, or others side by side, which stay until the study is closed."""
         if self.plan.workers == 1:
-            return Alone(self.executor, self.store)
+            return Alone(self.executor, self.deaths)
         if self._workers is None:
-            self._workers = Workers(self.executor, self.plan.workers, torch.get_num_threads(), self.store.weights)
+            count, threads = self.plan.workers, self.plan.threads
+            self._workers = Workers(self.executor, count, threads, self.store.weights, self.deaths)
             for target in self.targets:
                 target.table.undisturbed = self._workers.paused
         return self._workers

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from hwnas.deaths import surviving
+from hwnas.database import plain_errors
+from hwnas.deaths import Deaths
 from hwnas.executor import Executor
-from hwnas.store import Store
-from spaces.errors import TrainingError
+from spaces.errors import HwnasError, TrainingError
 
 #: File in which workers find the executor and its images, until all have opened it.
 HANDED_OVER = "workers.partial"
@@ -35,7 +35,7 @@ HANDED_OVER = "workers.partial"
 _DEATH_SIGNAL = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """Work to be done.
 
@@ -59,7 +59,7 @@ class Alone:
 
     Args:
         executor: The first argument of all work.
-        store: Where it is kept how often the process died in what.
+        deaths: Work in which the process died too often is left out.
 
     Attributes:
         meanwhile: Whether there is something to be done while calls run.
@@ -67,9 +67,9 @@ class Alone:
 
     meanwhile = False
 
-    def __init__(self, executor: Executor, store: Store) -> None:
+    def __init__(self, executor: Executor, deaths: Deaths) -> None:
         self.executor = executor
-        self.store = store
+        self.deaths = deaths
         self.running: list[Call] = []
 
     @property
@@ -85,7 +85,7 @@ class Alone:
         """Run it; the call and its result."""
         call = self.running.pop()
         work = partial(call.work, self.executor, *call.arguments)
-        return call, surviving(self.store, call.name, work, call.instead)
+        return call, self.deaths.surviving(call.name, work, call.instead)
 
 
 @dataclass
@@ -101,13 +101,17 @@ class _Worker:
 
 
 class Workers:
-    """Runs calls in processes of their own. One that dies costs its call, and is replaced.
+    """Runs calls in processes of their own.
+
+    A call whose process dies while others run is tried again when no other does, as the memory may do for one; if its
+    process then dies too, there is its `instead`. The process is replaced.
 
     Args:
         executor: The first argument of all work; each process has a copy, but for the images, which lie in a file.
         count: How many.
         threads: Of each.
         folder: For that file, which a sweep of the store takes away should this process be killed meanwhile.
+        deaths: See `Alone`.
 
     Attributes:
         meanwhile: See `Alone`.
@@ -115,11 +119,14 @@ class Workers:
 
     meanwhile = True
 
-    def __init__(self, executor: Executor, count: int, threads: int, folder: Path) -> None:
+    def __init__(self, executor: Executor, count: int, threads: int, folder: Path, deaths: Deaths) -> None:
         self.executor = executor
         self.threads = threads
         self.file = folder / HANDED_OVER
+        self.deaths = deaths
         self._workers: list[_Worker] = []
+        self._left_out: list[tuple[Call, str]] = []  # and why
+        self._again: list[Call] = []  # to be tried alone; the first of them may run
         try:
             self._start(count)
         except BaseException:
@@ -129,16 +136,25 @@ class Workers:
     @property
     def free(self) -> int:
         """How many calls can be submitted."""
-        return len(self._workers) - len(self.running)
+        return 0 if self._again else len(self._workers) - len(self._busy)
 
     @property
     def running(self) -> list[Call]:
         """Calls without a result."""
+        waiting = [call for call in self._again if call not in self._busy]
+        return [*self._busy, *waiting, *(call for call, _ in self._left_out)]
+
+    @property
+    def _busy(self) -> list[Call]:
         return [worker.call for worker in self._workers if worker.call is not None]
 
     def submit(self, call: Call) -> None:
         """Hand a call to a process that has none."""
+        if reason := self.deaths.reason(call.name):
+            self._left_out.append((call, reason))
+            return
         worker = next(worker for worker in self._workers if worker.call is None)
+        self.deaths.begin(call.name)
         worker.call = call
         with suppress(OSError):  # it is dead, and found so by `next`
             _send(worker.connection, (call.work, call.arguments))
@@ -149,6 +165,11 @@ class Workers:
         Raises:
             Exception: What the work raised, with the worker's traceback in a note.
         """
+        if self._left_out:
+            left_out, reason = self._left_out.pop()
+            return left_out, left_out.instead(reason)
+        if self._again and not self._busy:
+            self.submit(self._again[0])
         waiting = {worker.connection: worker for worker in self._workers if worker.call is not None}
         worker = waiting[wait(list(waiting))[0]]  # type: ignore[index]
         call, worker.call = worker.call, None
@@ -156,16 +177,29 @@ class Workers:
         try:
             made, error, text = _receive(worker.connection)
         except (EOFError, OSError):
-            worker.stop()
-            self._workers.remove(worker)
-            self._start(1)
+            self.deaths.end(call.name)
+            self._replace(worker)
+            if self._busy:
+                self._again.append(call)
+                return self.next()
             signal_ = -(worker.process.returncode or 0)
             how = signal.Signals(signal_).name if signal_ > 0 else f"exit {worker.process.returncode}"
-            return call, call.instead(f"its process died ({how}); it may be too large for the memory")
+            made, error = call.instead(f"its process died ({how}); it may be too large for the memory"), None
+        else:
+            self.deaths.end(call.name)
+        if call in self._again:
+            self._again.remove(call)
         if error is not None:
+            if not isinstance(error, HwnasError):
+                self.deaths.count(call.name)
             error.add_note(text)
             raise error
         return call, made
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.stop()
+        self._workers.remove(worker)
+        self._start(1)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -180,11 +214,14 @@ class Workers:
         """Stop all processes, whatever they do."""
         for worker in self._workers:
             worker.stop()
+            if worker.call is not None:
+                self.deaths.end(worker.call.name)
         self._workers.clear()
 
     def _start(self, count: int) -> None:
-        torch.save(self.executor, self.file)
         try:
+            with plain_errors(self.file.parent), self.file.open("wb") as file:
+                torch.save(self.executor, file)
             new = [_started(self.file, self.threads) for _ in range(count)]
             self._workers += new
             for worker in new:
@@ -195,7 +232,7 @@ class Workers:
                 "them; set fewer by search.workers"
             ) from error
         finally:
-            self.file.unlink()
+            self.file.unlink(missing_ok=True)
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._workers:

@@ -53,7 +53,8 @@ def stream(split: Split, recipe: Recipe, device: torch.device) -> Iterator[tuple
     mirror = (torch.rand(count, generator=generator) < 0.5) & recipe.flip
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     side = round(recipe.cutout * min(height, width))
-    colour = split.images[:_COLOUR_IMAGES].float().mean((0, 2, 3)).to(device, split.images.dtype)
+    if side:
+        colour = split.images[:_COLOUR_IMAGES].float().mean((0, 2, 3)).to(device, split.images.dtype)
     for epoch in itertools.count():
         order = torch.randperm(count, generator=generator)
         rows = torch.randint(-down, down + 1, (count,), generator=generator)

@@ -11,6 +11,9 @@ from spaces.onnx import to_onnx
 #: Activations are counted as float32.
 BYTES_PER_VALUE = 4
 
+#: How often a step of training holds each activation, about: itself, its gradient, what a layer makes on the way.
+TRAINED_COPIES = 3
+
 
 def params(arch: Arch) -> int:
     """Number of trainable parameters.
@@ -42,6 +45,11 @@ def peak_memory(arch: Arch) -> int:
         peak = max(peak, alive)
         alive -= sum(sizes[source] for source in dict.fromkeys(node.inputs) if last_reader[source] == node.name)
     return peak
+
+
+def training_memory(arch: Arch, batch_size: int) -> int:
+    """About how many bytes one training step takes: all activations, kept for the backward pass, and gradients."""
+    return TRAINED_COPIES * batch_size * BYTES_PER_VALUE * sum(prod(shape) for shape in arch.shapes.values())
 
 
 def _structural(count: Callable[[Arch], int]) -> Callable[[Sequence[Arch]], list[Estimate]]:

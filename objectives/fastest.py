@@ -15,7 +15,7 @@ from objectives.batches import batches
 from objectives.data import Split
 from objectives.modules import device_of, out_of_memory_is_an_error, seeded
 from objectives.recipe import Precision, Recipe
-from objectives.step import training_step
+from objectives.timedstep import training_step
 
 Alternative = TypeVar("Alternative", bound=Hashable)
 

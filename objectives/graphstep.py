@@ -19,8 +19,9 @@ FEWEST_STEPS = 100
 #: Steps before the capture, in which libraries choose their kernels (torch's documentation asks for some).
 WARM_UP = 3
 
-#: How far a captured step may be from the same step run kernel by kernel, as a part of the loss.
-TOLERANCE = 0.05
+#: How far a captured step may be from the same step run kernel by kernel: the loss as a part of it, and parameters as a
+#: part of how far they moved. Sums in another order are magnified where Muon makes all directions equally long.
+LOSS_TOLERANCE, MOVE_TOLERANCE = 0.05, 0.5
 
 #: One step: images, labels, learning rate -> the loss.
 StepLike = Callable[[Tensor, Tensor, float], Tensor]
@@ -53,27 +54,41 @@ class GraphStep:
         return self.loss.clone()
 
     @classmethod
-    def captured(cls, step: Step, images: Tensor, labels: Tensor, lr: float) -> Self | None:
+    def captured(cls, step: Step, images: Tensor, labels: Tensor) -> Self | None:
         """A graph that was held against the step itself; None where it cannot be had, or does something else.
 
         Args:
             step: On a GPU. Weights, statistics and momentum are as before when this returns.
             images: A batch.
             labels: Its labels.
-            lr: A learning rate.
         """
         before = step.snapshot()
         try:
             found = cls(step, images, labels)
-            losses = []
-            for run in (step, found):
-                step.restore(before)
-                losses.append(torch.stack([run(images, labels, lr) for _ in range(2)]))
-            plain, replayed = losses
-            same = bool((plain - replayed).abs().max() <= TOLERANCE * plain.abs().max())
+            return found if agrees(found, step, images, labels) else None
         except RuntimeError:  # something in the step does not stand being captured
             torch.cuda.synchronize()
             return None
         finally:
             step.restore(before)
-        return found if same else None
+
+
+def agrees(other: StepLike, step: Step, images: Tensor, labels: Tensor) -> bool:
+    """Whether another way to take a step does what the step does, in two of them on two batches.
+
+    Args:
+        other: Changes the same tensors. They are left somewhere.
+        step: How it should be.
+        images: A batch; the other batch is its negative, under other labels.
+        labels: Its labels.
+    """
+    before = step.snapshot()
+    start = torch.cat([p.detach().flatten().clone() for p in step.named.values()])
+    batches = ((images, labels), (1 - images, labels.roll(1)))
+    losses, moves = [], []
+    for run in (step, other):
+        step.restore(before)
+        losses.append(torch.stack([run(*batch, step.recipe.lr) for batch in batches]))
+        moves.append(torch.cat([p.detach().flatten() for p in step.named.values()]) - start)
+    loss_gap, move_gap = (losses[0] - losses[1]).abs().max(), (moves[0] - moves[1]).norm()
+    return bool((loss_gap <= LOSS_TOLERANCE * losses[0].max()) & (move_gap <= MOVE_TOLERANCE * moves[0].norm()))

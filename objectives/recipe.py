@@ -40,7 +40,7 @@ class Recipe:
         distill_weight: Share of the loss that is distance to the teacher; used only where there is a teacher.
         temperature: Softens teacher and student (Hinton, Vinyals, Dean 2015).
         clip: Upper bound on the gradient's Euclidean norm, or None. The norm is 0.3 to 1 as a rule; beyond 2 a network
-            is about to diverge, at a rate that stays at its peak.
+            is about to diverge, at a rate that stays at its peak. Steps of Muon are as long whatever the gradient.
         seed: Of order, augmentation and whatever the module draws itself.
 
     Raises:

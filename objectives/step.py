@@ -1,14 +1,12 @@
 """`Step`: one optimiser step of a recipe: forward, loss, backward, update."""
 
-import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.batches import stream
 from objectives.data import Split
 from objectives.modules import device_of, fitting, refuse_labels
 from objectives.muon import Muon
@@ -134,19 +132,3 @@ def _loss(logits: Tensor, labels: Tensor, target: Tensor | None, recipe: Recipe)
     soft, aim = (F.log_softmax(values / recipe.temperature, dim=1) for values in (logits, target))
     distance = F.kl_div(soft, aim, reduction="batchmean", log_target=True) * recipe.temperature**2
     return (1 - recipe.distill_weight) * loss + recipe.distill_weight * distance
-
-
-def training_step(module: nn.Module, split: Split, recipe: Recipe) -> Callable[[], None]:
-    """A real training step on a copy of the module, to be timed: fetch, augment, forward, backward, update.
-
-    The step returns only when the device has finished.
-    """
-    module = copy.deepcopy(module).train()
-    device = device_of(module)
-    update = Step(module, split, recipe, None, None)
-    drawn = stream(split, recipe, device)
-
-    def step() -> None:
-        update(*next(drawn), recipe.lr).item()
-
-    return step

@@ -40,6 +40,7 @@ class Training:
         epochs: Passes over the split; fewer than the recipe's if the deadline came first.
         loss: Mean training loss over the last epoch, or what of it there was.
         precision: What the passes were computed in.
+        captured: Whether steps were replayed from a CUDA graph.
         momentum: Momentum buffer of each parameter, by name.
         ema: Moving average of each parameter and buffer, by name; None where the recipe asks for none.
     """
@@ -49,6 +50,7 @@ class Training:
     epochs: float
     loss: float
     precision: Precision
+    captured: bool
     momentum: dict[str, Tensor]
     ema: dict[str, Tensor] | None
 
@@ -114,7 +116,7 @@ def train(
         for images, labels in itertools.islice(stream(split, recipe, device), total):
             rate = learning_rate(recipe, (done + 0.5) / total)
             if device.type == "cuda" and done == 0 and total >= FEWEST_STEPS:
-                step = GraphStep.captured(update, images, labels, rate) or update
+                step = GraphStep.captured(update, images, labels) or update
             unseen.append(step(images, labels, rate))
             if average is not None:
                 average.follow(module)
@@ -136,6 +138,7 @@ def train(
         epochs=done / per_epoch,
         loss=loss,
         precision=precision,
+        captured=isinstance(step, GraphStep),
         momentum=update.momentum(),
         ema=None if average is None else average.tensors,
     )
@@ -160,7 +163,8 @@ class _Average:
 
 def _remedy(recipe: Recipe) -> str:
     clip = "set clip" if recipe.clip is None else f"a smaller clip than {recipe.clip:g}"
-    return f"train with a smaller lr than {recipe.lr:g}, or {clip}"
+    rates = f"lr than {recipe.lr:g}" if recipe.muon_lr is None else f"muon_lr than {recipe.muon_lr:g}"
+    return f"train with a smaller {rates}, or {clip}"
 
 
 def _finite(losses: list[Tensor], done: int, total: int, recipe: Recipe) -> list[float]:

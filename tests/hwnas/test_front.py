@@ -9,7 +9,7 @@ import torch
 
 from hwnas import end, final, finalists, forecast, front, verify
 from hwnas import manifest as manifests
-from hwnas.deaths import MOST_DEATHS, surviving
+from hwnas.deaths import MOST_DEATHS, Deaths
 from hwnas.final import train_all
 from hwnas.finalists import Finalist
 from hwnas.references import references
@@ -293,8 +293,8 @@ def test_an_error_that_nobody_foresaw_counts_as_a_death(opened):
 
     for _ in range(MOST_DEATHS):
         with pytest.raises(ZeroDivisionError):
-            surviving(opened.store, "work", broken, str)
-    assert surviving(opened.store, "work", broken, str).startswith("the process died or was killed 3 times")
+            Deaths(opened.store).surviving("work", broken, str)
+    assert opened.deaths.surviving("work", broken, str).startswith("the process died or was killed 3 times")
 
 
 def test_what_the_user_is_told_is_no_death_on_a_full_disk_either(opened, monkeypatch):
@@ -307,8 +307,8 @@ def test_what_the_user_is_told_is_no_death_on_a_full_disk_either(opened, monkeyp
 
     for _ in range(MOST_DEATHS + 1):
         with monkeypatch.context() as patch, pytest.raises(StoreError, match="the disk is full"):
-            surviving(opened.store, "work", training, str)
-    assert surviving(opened.store, "work", lambda: "made", str) == "made"
+            opened.deaths.surviving("work", training, str)
+    assert opened.deaths.surviving("work", lambda: "made", str) == "made"
 
 
 def test_a_final_training_in_which_the_process_died_too_often_is_not_tried_again(opened, forgotten):

@@ -63,12 +63,13 @@ def test_epochs_follow_the_time_within_bounds(monkeypatch):
 def test_there_are_as_many_workers_as_cores_and_memory_allow(monkeypatch):
     monkeypatch.setattr(plan, "usable_cores", lambda: 8)
     monkeypatch.setattr(plan, "free_memory", lambda: 100 * plan.WORKER_BYTES)
-    assert plan.most_workers(CPU, 1, digits()) == 8
-    assert plan.most_workers(CPU, 3, digits()) == 2
-    assert plan.most_workers(torch.device("cuda"), 1, digits()) == 1
-    assert plan.most_workers(CPU, 1, replace(digits(), streamed=True)) == 1
+    assert plan.most_workers(CPU, 1, digits(), 0) == 8
+    assert plan.most_workers(CPU, 3, digits(), 0) == 2
+    assert plan.most_workers(torch.device("cuda"), 1, digits(), 0) == 1
+    assert plan.most_workers(CPU, 1, replace(digits(), streamed=True), 0) == 1
+    assert plan.most_workers(CPU, 1, digits(), 24 * plan.WORKER_BYTES) == 4
     monkeypatch.setattr(plan, "free_memory", lambda: 2.5 * plan.WORKER_BYTES)
-    assert plan.most_workers(CPU, 1, digits()) == 2
+    assert plan.most_workers(CPU, 1, digits(), 0) == 2
 
 
 def test_a_start_that_does_not_fit_into_memory_is_planned_without(monkeypatch):

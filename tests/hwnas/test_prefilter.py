@@ -99,6 +99,26 @@ def test_one_of_two_is_switched_off_and_the_other_is_asked():
     assert strategy.records[-1][0].config[CONFIG].keys() == {"knowing", "misled"}
 
 
+def test_it_does_not_prefer_those_that_were_accepted_first(monkeypatch):
+    """As the surrogate's choice stands before what is accepted without it."""
+    strategy = make(lambda genotype: {"knowing": 0.0})
+    play(strategy, asks=4, answer=result_of)
+    places = []
+
+    def accepted(front, drafts, count, rng):
+        first.extend(CELLS.hash(draft.genotype) for draft in drafts[:count])
+        return drafts[:count]
+
+    monkeypatch.setattr(strategy, "accepted", accepted)
+    for _ in range(10):
+        first = []
+        trials = strategy.ask(4)
+        places += [first.index(trial.hash) for trial in trials]
+        for trial in trials:
+            strategy.tell(trial.id, result_of(trial))
+    assert min(places) < 4 <= max(places)
+
+
 def test_what_helps_again_is_asked_again():
     strategy = make(wrong)
     play(strategy, asks=12, answer=result_of)
@@ -163,6 +183,7 @@ def test_a_study_discards_what_its_specification_says(tmp_path):
         ({"proxies": []}, "search.proxies"),
         ({"discard": 1.0}, "search.discard"),
         ({"strategy": "random", "discard": 0.3}, "discard is of no use to the strategy random"),
+        ({"proxies": ["naswot"]}, r"proxies is of no use while discard is 0\.0"),
     ],
 )
 def test_what_is_no_pre_filter_is_refused(section, message):

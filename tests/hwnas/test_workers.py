@@ -1,6 +1,7 @@
 """Processes that train side by side, and what becomes of a call whose process dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,14 @@ import pytest
 import torch
 
 from hwnas import runfolder
+from hwnas.deaths import MOST_DEATHS, Deaths
 from hwnas.executor import Executor
+from hwnas.progress import Quiet
+from hwnas.spec import Spec
 from hwnas.store import Store
+from hwnas.study import Study, load
 from hwnas.workers import HANDED_OVER, Alone, Call, Workers
-from spaces.errors import TrainingError
+from spaces.errors import StoreError, TrainingError
 from spaces.morphisms import Widen
 from tests.hwnas.test_executor import child, make, parent, run  # noqa: F401 (a fixture)
 from tests.hwnas.toys import short
@@ -40,6 +45,14 @@ def fail(executor, error):
     raise error
 
 
+def die_unless_alone(executor, mark):
+    """Work: as a network that is too large for what others leave of the memory."""
+    if not mark.exists():
+        mark.touch()
+        die(executor, signal.SIGKILL)
+    return "made"
+
+
 def count(executor, seconds):
     """Work: turns of a loop."""
     turns, ends = 0, time.monotonic() + seconds
@@ -55,9 +68,16 @@ def call(work, *arguments, instead=str, key=None):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    workers = Workers(make(), 2, 1, tmp_path_factory.mktemp("run"))
-    yield workers
-    workers.close()
+    with Store.create(tmp_path_factory.mktemp("run"), {}) as store:
+        workers = Workers(make(), 2, 1, store.weights, Deaths(store))
+        yield workers
+        workers.close()
+
+
+@pytest.fixture
+def opened(tmp_path):
+    with Store.create(tmp_path / "run", {}) as store:
+        yield store
 
 
 def together(workers, *calls):
@@ -97,12 +117,51 @@ def test_a_process_that_dies_costs_its_call_and_is_replaced(pair):
     assert len({pid for _, (pid, _) in together(pair, call(process), call(process))}) == 2
 
 
+def test_what_dies_beside_others_is_tried_again_alone(pair, tmp_path):
+    pair.submit(call(wait, 3.0, key="other"))
+    pair.submit(call(die_unless_alone, tmp_path / "mark", key="large"))
+    assert pair.next()[0].key == "other"
+    assert (pair.free, [one.key for one in pair.running]) == (0, ["large"])
+    done, made = pair.next()
+    assert (done.key, made) == ("large", "made")
+    assert (pair.free, pair.running) == (2, [])
+
+
 def test_bugs_are_raised_with_the_workers_traceback(pair):
     pair.submit(call(fail, ZeroDivisionError("no")))
     with pytest.raises(ZeroDivisionError) as raised:
         pair.next()
     assert "in fail" in raised.value.__notes__[0]
     assert pair.free == 2
+
+
+def test_a_bug_is_a_death_and_what_runs_beside_it_is_none(opened):
+    workers = Workers(make(), 2, 1, opened.weights, Deaths(opened))
+    workers.submit(call(wait, 60.0))
+    workers.submit(call(fail, ZeroDivisionError("no")))
+    with pytest.raises(ZeroDivisionError):
+        workers.next()
+    workers.close()
+    deaths = Deaths(opened)
+    for _ in range(MOST_DEATHS - 1):
+        assert deaths.reason("fail") is None
+        deaths.count("fail")
+    assert deaths.reason("fail").startswith("the process died or was killed 3 times")
+    assert opened.get("deaths in wait") is None
+
+
+def test_work_under_way_when_the_process_was_killed_is_left_out_in_the_end(opened):
+    for _ in range(MOST_DEATHS):
+        killed = Deaths(opened)
+        killed.begin("wait")
+        killed.begin("process")
+        killed.end("process")
+    workers = Workers(make(), 2, 1, opened.weights, Deaths(opened))
+    workers.submit(call(wait, 60.0))
+    assert [one.work for one in workers.running] == [wait]
+    assert workers.next()[1].startswith("the process died or was killed 3 times")
+    assert together(workers, call(process))[0][1][1] == 1
+    workers.close()
 
 
 def test_the_images_are_handed_over_in_a_file_that_does_not_stay(pair):
@@ -119,26 +178,35 @@ def test_processes_stand_still_while_they_are_paused(pair):
     assert 1 <= turns < 60  # of the hundred that it would have had
 
 
-def test_a_process_that_cannot_begin_says_so(tmp_path, monkeypatch):
+def test_a_process_that_cannot_begin_says_so(opened, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(TrainingError, match=r"set fewer by search\.workers"):
-        Workers(make(), 2, 1, tmp_path)
+        Workers(make(), 2, 1, opened.weights, Deaths(opened))
 
 
-def test_alone_everything_runs_here(tmp_path):
-    with Store.create(tmp_path / "run", {}) as store:
-        alone = Alone(make(), store)
-        assert together(alone, call(process))[0][1][0] == os.getpid()
-        assert alone.free == 1
+def test_a_full_disk_is_called_that(opened, monkeypatch):
+    monkeypatch.setattr("hwnas.workers.HANDED_OVER", "/dev/full")
+    monkeypatch.setattr("pathlib.Path.unlink", lambda self, missing_ok: None)
+    with pytest.raises(StoreError, match="is full"):
+        Workers(make(), 2, 1, opened.weights, Deaths(opened))
+
+
+def test_alone_everything_runs_here(opened):
+    alone = Alone(make(), Deaths(opened))
+    assert together(alone, call(process))[0][1][0] == os.getpid()
+    assert alone.free == 1
 
 
 def test_nothing_is_left_of_workers_whose_study_is_killed(tmp_path):
     script = f"""
 import os, signal, sys
 from pathlib import Path
+from hwnas.deaths import Deaths
+from hwnas.store import Store
 from hwnas.workers import Workers
 from tests.hwnas.test_workers import call, make, process, together
-workers = Workers(make(), 2, 1, Path({str(tmp_path)!r}))
+store = Store.create(Path({str(tmp_path)!r}) / "run", {{}})
+workers = Workers(make(), 2, 1, store.weights, Deaths(store))
 print(*(pid for _, (pid, _) in together(workers, call(process), call(process))), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -160,11 +228,37 @@ def _alive(pid):
         return False
 
 
+class Impatient(Quiet):
+    """Presses Ctrl-C after some trainings."""
+
+    def update(self, *, trainings, **status):
+        if trainings == 5:
+            raise KeyboardInterrupt
+
+
 def test_a_search_side_by_side_trains_as_many_as_it_may(tmp_path):
     out = tmp_path / "run"
-    runfolder.search(short(**{"search.workers": 2, "budget": {"trainings": 11}}), out)
-    with Store.open(out) as store:
-        records = store.trials()
-    assert len(records) == 11
-    assert all(result is not None and result.status == "ok" for _, result in records)
-    assert {trial.generation for trial, _ in records} > {0, 1}  # children came when others were not done
+
+    def trained():
+        with Store.open(out) as store:
+            return [(trial, result) for trial, result in store.trials() if result is not None]
+
+    with pytest.raises(KeyboardInterrupt):
+        runfolder.search(short(**{"search.workers": 2, "budget": {"trainings": 20}}), out, Impatient())
+    assert len(trained()) == 5
+    runfolder.resume(out, budget="6")  # more are waiting
+    assert len(trained()) == 6
+    runfolder.resume(out, budget="13")
+    assert len(trained()) == 13
+    assert all(result.status == "ok" for _, result in trained())
+    assert {trial.generation for trial, _ in trained()} > {0, 1}  # children came when others were not done
+
+
+def test_a_machine_with_fewer_cores_has_fewer_workers(searched, tmp_path, monkeypatch):
+    out = shutil.copytree(searched, tmp_path / "run")
+    with Store.open(out, write=True) as store:
+        store.put("plan", {**store.get("plan"), "workers": 64})
+        asked = store.get("spec")
+        spec = Spec.from_json({**asked, "search": {**asked["search"], "workers": None}})
+        monkeypatch.setattr("hwnas.study.usable_cores", lambda: 3)
+        assert Study(spec, load(spec), store, Quiet()).plan.workers == 3

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import objectives.fastest
 from objectives.fastest import best_precision, best_threads
 from objectives.recipe import Recipe
-from objectives.step import training_step
+from objectives.timedstep import training_step
 from objectives.training import train
 from tests.objectives.toys import PLAIN, part, same, small_net, weights
 

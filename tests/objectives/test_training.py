@@ -13,7 +13,8 @@ from objectives.accuracy import evaluate
 from objectives.augment import cut, shifted, to_float
 from objectives.batches import batches, stream
 from objectives.data import Split
-from objectives.graphstep import GraphStep
+from objectives.graphstep import GraphStep, agrees
+from objectives.muon import Muon
 from objectives.recipe import Recipe, learning_rate
 from objectives.step import Step
 from objectives.training import CHECK_EVERY, train
@@ -81,6 +82,25 @@ def test_filters_move_equally_far_in_all_directions(digits):
     assert 0.5 < moved.min() < moved.max() < 1.3
     assert float((step * (u @ v)).sum() / step.norm() / (u @ v).norm()) > 0.95
     torch.testing.assert_close(done.momentum["3.weight"], 0.2 * gradient, rtol=0.01, atol=1e-5)  # 1 - 0.8 of it
+
+
+def test_muon_is_torchs(digits):
+    """Some steps of it, on random gradients; torch computes directions in bfloat16."""
+    torch.manual_seed(0)
+    shapes = [(8, 4, 3, 3), (16, 1, 3, 3), (6, 12, 1, 1)]
+    ours = {str(shape): nn.Parameter(torch.randn(shape)) for shape in shapes}
+    theirs = [p.detach().flatten(1).clone().requires_grad_() for p in ours.values()]
+    start = [p.detach().clone() for p in theirs]
+    muon = Muon(ours, 0.5, 0.8, torch.bfloat16)
+    torchs = torch.optim.Muon(theirs, lr=0.1, momentum=0.8, weight_decay=0.0)
+    for _ in range(4):
+        for p, other in zip(ours.values(), theirs, strict=True):
+            p.grad = torch.randn(p.shape)
+            other.grad = p.grad.flatten(1)
+        muon.step(0.2)
+        torchs.step()
+    for p, other, before in zip(ours.values(), theirs, start, strict=True):
+        assert (p.flatten(1) - other).norm() < 0.02 * (other - before).norm()
 
 
 def test_seed_decides_everything(digits):
@@ -548,6 +568,32 @@ def test_a_snapshot_takes_back_whatever_a_step_changes(digits):
     assert [step(*batch, 0.1) for _ in range(2)] == first
 
 
+def stale(step, images, labels):
+    """A graph whose input nobody copies."""
+    return lambda others, theirs, lr: step(images, labels, lr)
+
+
+def idle(step, images, labels):
+    """A graph that updates nothing."""
+
+    def loss(others, theirs, lr):
+        before = step.snapshot()
+        found = step(others, theirs, lr)
+        step.restore(before)
+        return found
+
+    return loss
+
+
+@pytest.mark.parametrize("muon_lr", [None, 0.2])
+@pytest.mark.parametrize(("other", "same_"), [(lambda step, *_: step, True), (stale, False), (idle, False)])
+def test_a_graph_that_does_something_else_is_found_out(digits, muon_lr, other, same_):
+    recipe = replace(PLAIN, momentum=0.9, lr=0.1, muon_lr=muon_lr)
+    images, labels = next(stream(digits[0], recipe, torch.device("cpu")))
+    step = Step(small_net(), digits[0], recipe, None, None)
+    assert agrees(other(step, images, labels), step, images, labels) is same_
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("ema", [None, 0.9])
@@ -560,6 +606,7 @@ def test_a_captured_step_trains_like_the_step_itself(digits, monkeypatch, ema):
         net = small_net().cuda()
         runs.append((train(net, split, recipe), weights(net)))
     (graph, own), (plain, expected) = runs
+    assert (graph.captured, plain.captured) == (True, False)
     assert graph.steps == plain.steps
     assert graph.loss == pytest.approx(plain.loss, rel=0.02)
     for name, tensor in expected.items():
@@ -574,5 +621,5 @@ def test_a_step_can_be_captured_at_all(digits):
     step = Step(net, split, replace(PLAIN, momentum=0.9), None, None)
     images, labels = next(stream(split, PLAIN, torch.device("cuda")))
     before = weights(net)
-    assert GraphStep.captured(step, images, labels, 0.1) is not None
+    assert GraphStep.captured(step, images, labels) is not None
     assert same(weights(net), before)
