@@ -22,15 +22,13 @@ from kept import same_settings
 from spaces.wholefile import write_whole
 
 LEMONADE = "lemonade"
-#: Arms that are not simply a strategy, by what is different in their specification.
-FULL = {"search.strategy": "surrogate", "search.promotion": "asha", "search.discard": 0.5}
+#: Arms that are not simply a strategy, by what is different from the defaults.
 VARIANTS = {
-    "scratch": {"search.inherit": False},
-    "full": FULL,
-    "full_without_inheritance": {**FULL, "search.inherit": False},
-    "full_without_rungs": {**FULL, "search.promotion": "none"},
-    "full_without_surrogate": {**FULL, "search.strategy": "lemonade"},
-    "full_without_prefilter": {**FULL, "search.discard": 0.0},
+    "full": {},
+    "full_without_inheritance": {"search.inherit": False},
+    "full_without_rungs": {"search.promotion": "none"},
+    "full_without_surrogate": {"search.strategy": "lemonade"},
+    "full_with_prefilter": {"search.discard": 0.5},
 }
 MOMENTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 MAX_PARAMS = 1_000_000
@@ -76,7 +74,6 @@ def arm_spec(arm, options, seed):
     overrides |= VARIANTS.get(name, {"search.strategy": name})
     if unit == "e":
         overrides["search.epochs"] = float(length)
-        overrides |= {"search.initial_epochs": float(length)} if name == "scratch" else {}
     elif unit == "n":
         overrides["search.trainings"] = int(length)
     if starts:

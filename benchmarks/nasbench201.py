@@ -246,9 +246,9 @@ def problem(options):
     objectives = tuple(options.objectives.split(","))
     if objectives[0] != "error" or not set(objectives[1:]) <= {"latency", "params"} or len(objectives) < 2:
         raise SystemExit(f"--objectives is {options.objectives!r}; write error,latency or error,latency,params")
-    values = found[list(objectives)].to_numpy()
     if options.proxies:
         found = found.join(scored(accuracy, options.proxies), how="inner")
+    values = found[list(objectives)].to_numpy()
     worst = (options.reference_error or WORST_ERROR) / 100
     if values[:, 0].min() >= worst and options.reference_error is None:
         worst = float(np.median(values[:, 0]))

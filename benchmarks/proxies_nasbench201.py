@@ -160,7 +160,8 @@ def main():
 
 def report(found, options):
     """Print a table, best first."""
-    print(f"{options.n} networks, {options.batch} images, torch {torch.__version__}, {options.jobs} processes")
+    count = max(one["n"] for one in found.values())
+    print(f"{count} networks, {options.batch} images, torch {torch.__version__}, {options.jobs} processes")
     print(f"{'proxy':<10}{'n':>5}{'Kendall':>9}{'95 %':>14}{'Spearman':>10}{'by others':>11}{'95 %':>14}{'seconds':>9}")
     for name, one in sorted(found.items(), key=lambda pair: -pair[1]["kendall"]):
         line = f"{name:<10}{one['n']:>5}{one['kendall']:>9.3f}{interval(one):>14}{one['spearman']:>10.3f}"

@@ -31,8 +31,6 @@ def spec_of(options):
         "objectives": ["error", "latency", "params", "macs"],
         "budget": options.budget,
         "seed": options.seed,
-        "search.strategy": options.strategy,
-        "search.promotion": options.promotion,
     }
     if torch.cuda.is_available():
         settings |= {"deployment.runtime": "torch-cudagraph", "deployment.layout": "nhwc"}
@@ -53,8 +51,6 @@ def main():
     parser.add_argument("--call", type=int, default=540, help="seconds after which this call stops")
     parser.add_argument("--images", type=int, help="training images; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--strategy", default="surrogate")
-    parser.add_argument("--promotion", default="asha")
     options = parser.parse_args()
 
     signal.signal(signal.SIGALRM, interrupted)

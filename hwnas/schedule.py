@@ -1,9 +1,11 @@
-"""`Schedule`: how many epochs a network trains in the search; about the same *time* for each, not the same epochs.
+"""`Schedule`: how many epochs a network trains in the search: neither the same for all, nor the same *time* for all.
 
 A small network costs little per epoch and needs many. Were all to train for the same epochs, the small ones would stay
-unfinished while nearly all the time goes to the large ones.
+unfinished while nearly all the time goes to the large ones; were all to train for the same time, the large ones would
+look worse than they are. So the time grows with the square root of what an epoch takes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -14,10 +16,11 @@ from scipy.optimize import nnls
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs by cost: the time for one training, over the seconds that an epoch is expected to take.
+    """Epochs by cost.
 
     Attributes:
-        seconds: For one training.
+        seconds: For one training of a typical network.
+        typical: Seconds that an epoch of it takes.
         fixed: Seconds that an epoch takes for any network.
         per_mac: Seconds more for each multiply-accumulate of one image.
         least: Fewest epochs.
@@ -25,6 +28,7 @@ class Schedule:
     """
 
     seconds: float
+    typical: float
     fixed: float
     per_mac: float
     least: float
@@ -33,7 +37,7 @@ class Schedule:
     @classmethod
     def constant(cls, epochs: float) -> Self:
         """The same epochs for every network."""
-        return cls(seconds=epochs, fixed=1.0, per_mac=0.0, least=epochs, most=epochs)
+        return cls(seconds=epochs, typical=1.0, fixed=1.0, per_mac=0.0, least=epochs, most=epochs)
 
     @classmethod
     def fit(
@@ -44,7 +48,7 @@ class Schedule:
         Args:
             macs: Multiply-accumulates of each measured network.
             epoch_seconds: What an epoch of it takes.
-            seconds: For one training.
+            seconds: For one training of a typical one of them.
             bounds: Fewest and most epochs.
 
         >>> schedule = Schedule.fit([1e6, 1e7], [2.0, 11.0], seconds=5.5, bounds=(0.1, 2.0))
@@ -55,7 +59,8 @@ class Schedule:
         design = np.stack([np.ones(len(measured)), np.asarray(macs, dtype=np.float64)], axis=1) / measured[:, None]
         unit = design.max(axis=0)
         (fixed, per_mac), _ = nnls(design / unit, np.ones(len(measured)))
-        return cls(seconds, float(fixed / unit[0]), float(per_mac / unit[1]), *bounds)
+        typical = float(np.exp(np.log(measured).mean()))
+        return cls(seconds, typical, float(fixed / unit[0]), float(per_mac / unit[1]), *bounds)
 
     def times(self, factor: float) -> Self:
         """So many times as long for each.
@@ -73,4 +78,5 @@ class Schedule:
         2.5
         """
         macs = cheap["macs"] if self.per_mac else 0.0
-        return min(max(self.seconds / (self.fixed + self.per_mac * macs), self.least), self.most)
+        epoch = self.fixed + self.per_mac * macs
+        return min(max(self.seconds / math.sqrt(self.typical * epoch), self.least), self.most)

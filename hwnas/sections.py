@@ -255,13 +255,8 @@ USED_BY = {
 #: Of them, what others are made of: the pre-filter and the rungs.
 NOT_ARGUMENTS = ("proxies", "discard", "promotion", "rungs", "factor", "curves")
 
-#: Settings that are of use only where another one has not this value.
-NEEDS: dict[str, tuple[str, Any]] = {
-    "proxies": ("discard", 0.0),
-    "rungs": ("promotion", "none"),
-    "factor": ("promotion", "none"),
-    "curves": ("promotion", "none"),
-}
+#: Settings that are of use only where another one is.
+NEEDS = {"proxies": "discard", "rungs": "promotion", "factor": "promotion", "curves": "promotion"}
 
 
 class SearchSection(Section):
@@ -278,7 +273,8 @@ class SearchSection(Section):
         discard: share of the proposals that they discard, compared with networks of equal cost; 0: none are computed.
         explore: with a surrogate, least part of the children that is accepted without it; null: 0.05.
         promotion: how networks get to be trained further: "asha" as soon as one is among the best of its rung,
-            "halving" by brackets; "none": by revisit alone. See `hwnas.rungs.Rungs`.
+            "halving" by brackets; "none": by revisit alone; null: "asha" for LEMONADE, with and without a surrogate,
+            "none" for the others. See `hwnas.rungs.Rungs`.
         rungs: how many there are.
         factor: how much longer a network has been trained on each rung than on the one below, and how many compete for
             one place there.
@@ -290,20 +286,21 @@ class SearchSection(Section):
         trainings: how many a budget in time is shared out among; null: 120, or 40 from scratch.
         workers: networks that train side by side, each in a process of its own; null: as many as there are cores
             for, one on a GPU. With more than one, the same seed does not give the same search.
-        epochs: training of a child, on top of what it inherits; null: about the same time for each, of that share.
+        epochs: training of a child, on top of what it inherits; null: what that share allows, more time for large
+            networks and more epochs for small ones.
         initial_epochs: the same for the networks that the search starts from.
         inherit: whether children inherit their parent's weights; without it they train from scratch.
         paper_density: weigh parents exactly by the paper's formula, not by its robust form.
         max_parents: parents come from so many networks of the archive, by hypervolume contribution.
     """
 
-    strategy: StrategyName = "lemonade"
+    strategy: StrategyName = "surrogate"
     children: Positive = 8
     proposals: Positive | None = None
     proxies: Annotated[list[ProxyName], Field(min_length=1)] = Field(default=["synflow", "jacov"])
     discard: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     explore: Annotated[float, Field(ge=0, le=1)] | None = None
-    promotion: Literal["none", "asha", "halving"] = "none"
+    promotion: Literal["none", "asha", "halving"] | None = None
     rungs: Annotated[int, Field(ge=2)] = 3
     factor: Annotated[int, Field(ge=2)] = 3
     curves: bool = False
@@ -323,6 +320,11 @@ class SearchSection(Section):
         """Whether children inherit weights."""
         return self.inherit and self.strategy in LEMONADES
 
+    @property
+    def promotes(self) -> str:
+        """How networks get to be trained further."""
+        return self.promotion or ("asha" if self.strategy in LEMONADES else "none")
+
     def options(self) -> dict[str, Any]:
         """What the strategy has as arguments; its own default stands where there is null."""
         names = [name for name, who in USED_BY.items() if self.strategy in who and name not in NOT_ARGUMENTS]
@@ -331,17 +333,19 @@ class SearchSection(Section):
     @model_validator(mode="after")
     def _options_of_the_strategy(self) -> Self:
         changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        off = {
+            name for name, is_off in (("discard", not self.discard), ("promotion", self.promotes == "none")) if is_off
+        }
         for name in changed:
             strategies = USED_BY.get(name, (self.strategy,))
             if self.strategy not in strategies:
                 raise ValueError(
                     f"{name} is of no use to the strategy {self.strategy}; it is to {', '.join(strategies)}"
                 )
-            switch, off = NEEDS.get(name, ("", None))
-            if switch and getattr(self, switch) == off:
-                raise ValueError(f"{name} is of no use while {switch} is {off}; set that, too")
-        if "revisit" in changed and self.promotion != "none":
-            raise ValueError(f"revisit is of no use with promotion: {self.promotion}, which decides who trains further")
+            if NEEDS.get(name) in off:
+                raise ValueError(f"{name} is of no use without {NEEDS[name]}; set that, too")
+        if "revisit" in changed and "promotion" not in off:
+            raise ValueError(f"revisit is of no use with promotion: {self.promotes}, which decides who trains further")
         return self
 
 

@@ -381,9 +381,9 @@ class Study:
 
     def _rungs(self) -> Rungs | None:
         search = self.spec.search
-        if search.promotion == "none":
+        if search.promotes == "none":
             return None
-        return Rungs(search.rungs, search.factor, search.promotion == "halving", search.curves)
+        return Rungs(search.rungs, search.factor, search.promotes == "halving", search.curves)
 
     def _prefilter(self, costs: Costs) -> Prefilter:
         names = tuple(self.spec.search.proxies)

@@ -1,5 +1,6 @@
 """`Timetable`: what is left of the budget at the end of a study, shared out."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -78,25 +79,26 @@ class Timetable:
     def epochs(self, place: int, left: float, least: float) -> float:
         """Epochs for the finalist at a place, with so many seconds left.
 
-        All from there on get the same time, as in the search (see `hwnas.schedule`); what those do not need that have
-        `MOST_EPOCHS` in less goes to the others. Where that would be less than `least`, the first get that, the others
-        nothing.
+        Time is shared out by the square root of what an epoch takes, as in the search (see `hwnas.schedule`); what
+        those do not need that have `MOST_EPOCHS` in less goes to the others. Where that would be less than `least`, the
+        first get that, the others nothing.
 
-        >>> table = Timetable.make(100.0, [2.0, 4.0], 10.0, [], [], earlier=5.0)
-        >>> table.epochs(0, left=100.0, least=1.0), table.epochs(1, left=50.0, least=1.0)
-        (22.5, 10.0)
-        >>> table.epochs(0, left=100.0, least=30.0), table.epochs(1, left=40.0, least=30.0)
-        (30.0, 0.0)
+        >>> table = Timetable.make(100.0, [1.0, 4.0], 10.0, [], [], earlier=5.0)
+        >>> table.epochs(0, left=100.0, least=1.0), table.epochs(1, left=70.0, least=1.0)
+        (30.0, 15.0)
+        >>> table.epochs(0, left=100.0, least=50.0), table.epochs(1, left=40.0, least=50.0)
+        (50.0, 0.0)
         """
         seconds = left - self.checks - self.for_references
         own, others = self.finalists[place], len(self.finalists) - place
         share = seconds * others / _turns(others, self.workers)  # where turns are not full, workers stand idle
+        weights = sum(math.sqrt(epoch) for epoch in self.finalists[place:])
         for epoch in sorted(self.finalists[place:]):  # those that need least first: what they leave, the rest may have
-            fair = share / others
-            if MOST_EPOCHS * epoch > fair:
+            unit = share / weights
+            if MOST_EPOCHS * epoch > unit * math.sqrt(epoch):
                 break
-            share, others = share - MOST_EPOCHS * epoch, others - 1
-        fair = min(min(fair, seconds) / own, MOST_EPOCHS)
+            share, weights = share - MOST_EPOCHS * epoch, weights - math.sqrt(epoch)
+        fair = min(min(unit * math.sqrt(own), seconds) / own, MOST_EPOCHS)
         if fair >= least:
             return fair
         return least if seconds >= least * own else 0.0

@@ -168,8 +168,8 @@ def test_results_come_in_any_order():
         ({"rungs": 1}, "search.rungs"),
         ({"factor": 1}, "search.factor"),
         ({"strategy": "nsga2", "promotion": "asha"}, "promotion is of no use to the strategy nsga2"),
-        ({"factor": 2}, "factor is of no use while promotion is none"),
-        ({"promotion": "asha", "revisit": 0.5}, "revisit is of no use with promotion: asha"),
+        ({"promotion": "none", "factor": 2}, "factor is of no use without promotion"),
+        ({"revisit": 0.5}, "revisit is of no use with promotion: asha"),
     ],
 )
 def test_what_are_no_rungs_is_refused(search, message):

@@ -1,5 +1,7 @@
 """How the end of a study shares out its time; what is trained by it is tested in test_front.py."""
 
+import statistics
+
 import pytest
 
 from hwnas.timetable import MOST_EPOCHS, REFERENCE_SHARE, Timetable
@@ -21,17 +23,19 @@ def make(left, finalists=FINALISTS, checks=10.0, references=(), reference_checks
     return Timetable.make(left, finalists, checks, references, reference_checks, earlier)
 
 
-def test_all_finalists_train_for_the_same_time_and_leave_some_for_the_checks():
+def test_finalists_share_the_time_by_the_root_of_an_epoch_and_leave_some_for_the_checks():
     epochs, left = spent(make(90.0), 90.0)
-    assert [count * seconds for count, seconds in zip(epochs, FINALISTS, strict=True)] == pytest.approx([20] * 4)
+    unit = 80 / sum(seconds**0.5 for seconds in FINALISTS)
+    times = [count * seconds for count, seconds in zip(epochs, FINALISTS, strict=True)]
+    assert times == pytest.approx([unit * seconds**0.5 for seconds in FINALISTS])
     assert left == pytest.approx(10)
 
 
 def test_an_epoch_that_took_longer_is_paid_by_those_to_come():
-    table = make(90.0)
-    assert table.epochs(0, 90.0, least=1.0) == 5
-    assert table.epochs(1, left=40.0, least=1.0) == 5
-    assert table.epochs(1, left=70.0, least=1.0) == 10
+    table = make(90.0, finalists=(4.0, 1.0, 1.0))
+    assert table.epochs(0, 90.0, least=1.0) == 10
+    assert table.epochs(1, left=40.0, least=1.0) == 15
+    assert table.epochs(1, left=50.0, least=1.0) == 20
 
 
 def test_there_are_enough_epochs():
@@ -41,9 +45,9 @@ def test_there_are_enough_epochs():
 
 
 def test_what_small_networks_do_not_need_goes_to_the_large():
-    finalists = (100.0, 50.0, 1.0, 1.0)
-    epochs, left = spent(make(1010.0, finalists), 1010.0)
-    assert epochs == pytest.approx([4.4, 8.8, MOST_EPOCHS, MOST_EPOCHS])
+    finalists = (100.0, 25.0, 1.0, 1.0)
+    epochs, left = spent(make(1030.0, finalists), 1030.0)
+    assert epochs == pytest.approx([6.0, 12.0, MOST_EPOCHS, MOST_EPOCHS])
     assert left == pytest.approx(10)
 
 
@@ -65,8 +69,7 @@ def test_no_time_at_all(left):
 def test_references_train_as_long_as_finalists_over_their_lineage():
     table = make(70.0, references=[0.5], reference_checks=[1.0])
     epochs, left = spent(table, 70.0)
-    seconds = epochs[0] * FINALISTS[0]
-    assert [count * one for count, one in zip(epochs, FINALISTS, strict=True)] == pytest.approx([seconds] * 4)
+    seconds = statistics.fmean(count * one for count, one in zip(epochs, FINALISTS, strict=True))
     assert left == pytest.approx(10 + table.for_references)
     assert table.reference_epochs(0, left) * 0.5 <= seconds + 5.0 + 1e-9
     generous = make(1e5, references=[0.5], reference_checks=[1.0], earlier=1e5)
