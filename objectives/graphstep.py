@@ -74,17 +74,17 @@ class GraphStep:
 
 
 def agrees(other: StepLike, step: Step, images: Tensor, labels: Tensor) -> bool:
-    """Whether another way to take a step does what the step does, in two of them on two batches.
+    """Whether another way to take a step does what the step does, in two of them on two other batches.
 
     Args:
         other: Changes the same tensors. They are left somewhere.
         step: How it should be.
-        images: A batch; the other batch is its negative, under other labels.
+        images: A batch, of which those are made: its negative and its mirror image, under other labels.
         labels: Its labels.
     """
     before = step.snapshot()
     start = torch.cat([p.detach().flatten().clone() for p in step.named.values()])
-    batches = ((images, labels), (1 - images, labels.roll(1)))
+    batches = ((1 - images, labels.roll(1)), (images.flip(3), labels.roll(2)))
     losses, moves = [], []
     for run in (step, other):
         step.restore(before)

@@ -214,7 +214,7 @@ def test_references_train_as_long_as_finalists(opened):
     manifest = front.finish(opened)
     assert len(manifest.references) == 3
     for reference in manifest.references:
-        assert reference.epochs == pytest.approx(2.0, abs=0.6)
+        assert reference.epochs == pytest.approx(max(model.epochs for model in manifest.models), abs=0.6)
         assert reference.accuracy.val > 0.5
         assert abs(reference.accuracy.test - reference.accuracy.val) < 0.2
         assert all(latency.p50_ms > 0 for latency in reference.latency.values())
