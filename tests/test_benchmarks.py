@@ -147,3 +147,23 @@ def test_proxies_are_held_against_accuracies_and_others_scores(tables, tmp_path)
         "naswot",
     }
     assert all(one["seconds"] > 0 for one in found["proxies"].values())
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path):
+    kept = runpy.run_path(str(BENCHMARKS / "kept.py"))
+    kept["same_settings"](tmp_path / "out", images=100)
+    kept["same_settings"](tmp_path / "out", images=100)
+    assert kept["kept"](tmp_path / "out" / "a.json", lambda: [1]) == [1]
+    assert kept["kept"](tmp_path / "out" / "a.json", lambda: [2]) == [1]
+    with pytest.raises(SystemExit, match="holds results of .*100.*, not of .*200"):
+        kept["same_settings"](tmp_path / "out", images=200)
+
+
+def test_the_epochs_to_an_error_are_between_those_that_were_measured(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    epochs_to = runpy.run_path(str(BENCHMARKS / "children.py"))["epochs_to"]
+    errors, links = [0.9, 0.5, 0.5, 0.3], (1.0, 1.0, 2.0)
+    assert epochs_to(errors, links, 0.5) == 1.0
+    assert epochs_to(errors, links, 0.4) == 3.0
+    assert epochs_to(errors, links, 0.95) == 0.0
+    assert epochs_to(errors, links, 0.2) == float("inf")
