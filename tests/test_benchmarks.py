@@ -155,7 +155,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path):
     kept["same_settings"](tmp_path / "out", images=100)
     assert kept["kept"](tmp_path / "out" / "a.json", lambda: [1]) == [1]
     assert kept["kept"](tmp_path / "out" / "a.json", lambda: [2]) == [1]
-    with pytest.raises(SystemExit, match="holds results of .*100.*, not of .*200"):
+    with pytest.raises(SystemExit, match=r"holds results of .*100.*, not of .*200"):
         kept["same_settings"](tmp_path / "out", images=200)
 
 
