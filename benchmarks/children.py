@@ -120,7 +120,7 @@ def measured(trains, epochs, parent, child):
     state = State.from_flat(tensorfile.load(parent))
     before = trial(trains.space, trains.space.starts()[child.parent], child.parent)
     moved = Trial(id=2, genotype=child.genotype, hash="", parent=1, moves=(child.move,), init="parent", seed=child.seed)
-    arch, start, teacher = trains._inherited(moved, before, state)
+    arch, start, teacher = trains.inherited(moved, before, state)
     found = {
         "inherited": linked(trains, child, start, epochs, LINKS, teacher),
         "no momentum": linked(trains, child, replace(start, momentum={}), epochs, LINKS, teacher),

@@ -42,8 +42,10 @@ from spaces.state import initial_state
 NETWORKS = ("resnet-20", "plain-0.5M")
 RATES = (0.3, 0.6, 1.2)
 NESTEROV = {"muon_lr": None, "momentum": 0.9}
+WHITENED = "whitened first layer"
 CHANGES = {
     "default": {},
+    WHITENED: {},
     "cutout": {"cutout": 0.375},
     "moving average": {"ema": 0.99},
     "no label smoothing": {"label_smoothing": 0.0},
@@ -101,6 +103,23 @@ def built(name, data, seed):
     return Network(arch, initial_state(arch, seed, mean=list(data.mean), std=list(data.std)).value)
 
 
+@torch.no_grad()
+def whiten(module, images):
+    """The first filters become the principal directions of the images' patches, each with both signs.
+
+    The norm behind them makes every output as large as the others, which is what whitening is (Page, "How to train
+    your ResNet", 2019); filters beyond twice the number of directions stay random.
+    """
+    first = next(one for one in module.modules() if getattr(one, "weight", torch.empty(0)).ndim == 4)
+    side, rows = first.weight.shape[-1], first.weight.flatten(1).clone()
+    patches = F.unfold(images.float() / 255, side).transpose(1, 2).flatten(0, 1)
+    _, directions = torch.linalg.eigh(patches.T.cov())
+    directions = directions.T.flip(0)[: (len(rows) + 1) // 2]
+    signed = torch.cat([directions, -directions])[: len(rows)]
+    rows[: len(signed)] = signed * rows[: len(signed)].norm(dim=1, keepdim=True)
+    first.weight.copy_(rows.view_as(first.weight))
+
+
 @lru_cache(maxsize=1)
 def loaded(source, images):
     """The data, once a process; on the GPU, where there is one."""
@@ -117,6 +136,8 @@ def trained(options, name, label, changes, epochs, seed):
     def made():
         data = loaded(options.data, options.images)
         module = built(name, data, seed).to(training_device())
+        if label == WHITENED:
+            whiten(module, data.train.images[:2000])
         recipe = Recipe(epochs=epochs, seed=seed, flip=data.shape[1] >= 32, precision=options.precision, **changes)
         run = train(module, data.train, recipe)
         return evaluate(module, data.test, weights=run.ema).value, run.seconds / run.epochs

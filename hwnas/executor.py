@@ -187,9 +187,16 @@ class Executor:
         assert parent is not None
         if trial.init == "checkpoint":
             return arch, parent[1], None
-        return self._inherited(trial, *parent)
+        return self.inherited(trial, *parent)
 
-    def _inherited(self, trial: Trial, parent: Trial, state: State) -> tuple[Arch, State, torch.nn.Module | None]:
+    def inherited(self, trial: Trial, parent: Trial, state: State) -> tuple[Arch, State, torch.nn.Module | None]:
+        """Architecture of a child, its first weights, and a teacher where a move was approximate.
+
+        Args:
+            trial: The child.
+            parent: The trial it comes from.
+            state: What that left.
+        """
         genotype = self.space.from_json(parent.genotype)
         teacher: torch.nn.Module | None = None
         for step in trial.moves:

@@ -47,7 +47,7 @@ class Prefilter:
         names: Of the proxies.
         score: Gives the scores of a genotype by name; more is better, minus infinity is worst.
         discard: Share of the networks that are discarded, at least 0 and below 1.
-        cheap: Names of the cheap objectives,.
+        cheap: Names of the cheap objectives.
 
     Attributes:
         asked: The proxies that help; all, until the first review.

@@ -245,7 +245,7 @@ def test_a_candidate_that_runs_out_of_memory_before_its_training_fails_alone(par
     def too_large(*_):
         raise error
 
-    monkeypatch.setattr(Executor, "_inherited", too_large)
+    monkeypatch.setattr(Executor, "inherited", too_large)
     outcome, fine = run(make(), child(parent[0], Widen("n2", 0, 8)), trial(2), parents={0: parent})
     assert (outcome.result.status, fine.result.status) == ("failed", "ok")
     assert outcome.result.reason.startswith("out of memory")
