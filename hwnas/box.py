@@ -9,7 +9,9 @@ import numpy as np
 from hwnas import pareto
 from hwnas.costs import Cost
 
-#: How many decades below the cheapest and above the dearest start the box reaches.
+#: How many decades the box reaches below the cheapest start, and above the dearest or the limit. The dearest network of
+#: a front dominates nothing in costs but what is above it: at a limit where the box ended, the most accurate network
+#: within the limit, which users want most, would be worth nothing.
 DECADES = 1.0
 
 
@@ -36,16 +38,16 @@ class Box:
         """The box of a study.
 
         Args:
-            starts: Costs of the networks a search begins with; costs reach a decade below and above them.
+            starts: Costs of the networks a search begins with.
             objectives: Names of all objectives, the error among them.
-            limits: Where there is one it is the worst corner.
+            limits: Of costs, by name; where there is one the box ends beyond that, instead of beyond the dearest start.
             guessing: Error of naming the same class for every image, the worst corner of the error; the best is 0.
         """
         corners = {"error": (0.0, guessing)}
         for name in objectives:
             if name != "error":
                 values = [cost[name].value for cost in starts]
-                corners[name] = (min(values) / 10**DECADES, limits.get(name, max(values) * 10**DECADES))
+                corners[name] = (min(values) / 10**DECADES, limits.get(name, max(values)) * 10**DECADES)
         ideal, reference = zip(*(corners[name] for name in objectives), strict=True)
         return cls(tuple(objectives), ideal, reference)
 

@@ -12,11 +12,11 @@ STARTS = [
 ]
 
 
-def test_reaches_a_decade_beyond_the_starts_and_up_to_the_limits():
+def test_reaches_a_decade_beyond_the_starts_and_the_limits():
     box = Box.around(STARTS, ["error", "params", "latency"], {"latency": 3.0}, guessing=0.9)
     assert box.objectives == ("error", "params", "latency")
     assert box.ideal == pytest.approx((0, 100, 0.2))
-    assert box.reference == pytest.approx((0.9, 500_000, 3.0))
+    assert box.reference == pytest.approx((0.9, 500_000, 30.0))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,11 @@ def test_more_networks_never_dominate_less():
     volumes = [box.volume(points[:count]) for count in range(41)]
     assert volumes == sorted(volumes)
     assert 0 < volumes[-1] < 1
+
+
+def test_a_more_accurate_network_at_the_limit_is_worth_something():
+    box = Box.around(STARTS, ["error", "latency"], {"latency": 3.0}, guessing=0.9)
+    assert box.volume([[0.3, 1.0], [0.1, 3.0]]) > 1.1 * box.volume([[0.3, 1.0]])
 
 
 def test_json():
