@@ -24,7 +24,8 @@ from hwnas import advice, disk, latencycli, progress, report
 from hwnas import manifest as manifests
 from hwnas.export import copy_models
 from hwnas.quantities import parse_quantity
-from hwnas.sections import StrategyName, parse_budget
+from hwnas.searchsection import StrategyName
+from hwnas.sections import parse_budget
 from hwnas.selection import Percentile, select
 from hwnas.spec import Spec
 from hwnas.store import Store

@@ -5,7 +5,7 @@ import re
 import textwrap
 
 from hwnas import yamlfile
-from hwnas.sections import Section
+from hwnas.section import Section
 
 
 def commented(section: Section) -> str:

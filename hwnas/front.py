@@ -19,9 +19,8 @@ from hwnas.final import train_all
 from hwnas.finalists import Finalist
 from hwnas.lineage import lineage
 from hwnas.plot import Point
-from hwnas.quantities import format_limits
+from hwnas.quantities import LATENCY, format_limits
 from hwnas.references import references
-from hwnas.sections import LATENCY
 from hwnas.trained import Trained
 from latency.bundle import pack
 from objectives import cost

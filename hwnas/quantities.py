@@ -23,6 +23,17 @@ _EXAMPLES = {"error": "5% or 0.05", "params": "200k", "macs": "1.5M", "peak_memo
 OBJECTIVES = tuple(_UNITS)
 """What can be minimised: `error` is learned by training, the others are known before it."""
 
+LATENCY = "latency"
+
+
+def on_device(name: str) -> str:
+    """What the latency on a device is called.
+
+    >>> on_device("board")
+    'latency.board'
+    """
+    return f"{LATENCY}.{name}"
+
 
 def parse_duration(text: str | float) -> float:
     """Seconds meant by a text like `90s`, `30m`, `1h30m` or `1.5h`, or by a number of seconds.

@@ -14,8 +14,7 @@ from hwnas import manifest as manifests
 from hwnas.export import copy_predict
 from hwnas.manifest import Manifest, Model, Network
 from hwnas.plot import Point, draw
-from hwnas.quantities import format_quantity, round_quantity
-from hwnas.sections import LATENCY, on_device
+from hwnas.quantities import LATENCY, format_quantity, on_device, round_quantity
 from spaces.wholefile import write_whole
 
 if TYPE_CHECKING:

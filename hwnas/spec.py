@@ -16,19 +16,16 @@ from hwnas import yamlfile
 from hwnas.commented import commented
 from hwnas.hints import did_you_mean
 from hwnas.problems import sentences
-from hwnas.quantities import OBJECTIVES, format_quantity, parse_quantity
+from hwnas.quantities import LATENCY, OBJECTIVES, format_quantity, on_device, parse_quantity
+from hwnas.searchsection import SearchSection
+from hwnas.section import Positive, Section
 from hwnas.sections import (
-    LATENCY,
     BudgetSection,
     DataSection,
     DeploymentSection,
     FinalSection,
-    Positive,
-    SearchSection,
-    Section,
     SpaceSection,
     TrainingSection,
-    on_device,
     parse_budget,
 )
 from spaces.errors import SpecError

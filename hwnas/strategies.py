@@ -6,7 +6,7 @@ from typing import Any, Literal
 from hwnas.box import Box
 from hwnas.costs import Costs
 from hwnas.schedule import Schedule
-from hwnas.sections import StrategyName
+from hwnas.searchsection import StrategyName
 from hwnas.strategy import Strategy
 from spaces.space import Space
 

@@ -20,10 +20,9 @@ from hwnas.limits import starts_within
 from hwnas.prefilter import Prefilter
 from hwnas.progress import Progress, Quiet
 from hwnas.proxyscores import ProxyScores
-from hwnas.quantities import format_limits
+from hwnas.quantities import LATENCY, format_limits
 from hwnas.rungs import Rungs
 from hwnas.sample import first_networks, untrained_models
-from hwnas.sections import LATENCY
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.strategies import make_strategy

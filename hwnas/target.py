@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from hwnas import manifest as manifests
-from hwnas.sections import LATENCY, on_device
+from hwnas.quantities import LATENCY, on_device
 from hwnas.spec import Spec
 from latency import Deployment, LatencyTable, cache_path, make_runtime, measure_many
 from latency.tablefile import read

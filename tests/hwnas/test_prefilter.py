@@ -10,7 +10,7 @@ from hwnas import runfolder
 from hwnas.lemonade import Lemonade
 from hwnas.prefilter import CONFIG, LOWEST, Prefilter, beyond, partial
 from hwnas.proxyscores import ProxyScores
-from hwnas.sections import ProxyName
+from hwnas.searchsection import ProxyName
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.trial import Result

@@ -10,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from hwnas.lemonade import Lemonade
-from hwnas.sections import LEMONADES, StrategyName, parse_budget
+from hwnas.searchsection import LEMONADES, StrategyName
+from hwnas.sections import parse_budget
 from hwnas.spec import Spec
 from latency.deployment import Deployment
 from objectives.data import load_data

@@ -20,7 +20,7 @@ from hwnas.optunasearch import OptunaSearch
 from hwnas.randomsearch import RandomSearch
 from hwnas.regularized import RegularizedEvolution
 from hwnas.schedule import Schedule
-from hwnas.sections import StrategyName
+from hwnas.searchsection import StrategyName
 from hwnas.strategies import make_strategy
 from hwnas.strategy import Strategy
 from hwnas.trial import Result, Trial
