@@ -7,7 +7,8 @@
 
 Each training is kept in a file of its own, so that the script can be stopped and started again:
 
-    python benchmarks/recipe.py --data CIFAR10_FOLDER --images 10000 --epochs 8 32 --out RESULTS
+    python benchmarks/recipe.py --data CIFAR10_FOLDER --images 10000 --epochs 8 --out RESULTS
+    python benchmarks/recipe.py --data CIFAR10_FOLDER --images 10000 --epochs 8 32 --changes default --out RESULTS
 
 Where there is a GPU it trains on that, one at a time: use all images, and `--images 50000 --epochs 16 64 200`.
 """
@@ -157,6 +158,7 @@ def main():
     parser.add_argument("--images", type=int, default=10_000, help="training images")
     parser.add_argument("--epochs", type=float, nargs="+", default=[8.0, 32.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--changes", nargs="*", default=list(CHANGES), choices=list(CHANGES), help="of the recipe")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--jobs", type=int, default=1 if torch.cuda.is_available() else usable_cores())
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
@@ -178,7 +180,7 @@ def main():
             print("Nesterov's method, by learning rate: ", end="")
             print(", ".join(f"{rate:g}: {100 * value:.1f}" for rate, (value, _) in zip(RATES, found, strict=True)))
             best = max(range(len(RATES)), key=lambda place: found[place][0])
-            arms = {swept[best][1]: swept[best][2], **CHANGES}
+            arms = {swept[best][1]: swept[best][2], **{label: CHANGES[label] for label in options.changes}}
             print(f"{'':22}" + "".join(f"{f'{epochs:g} epochs':>24}" for epochs in options.epochs) + "   s / epoch")
             every = [(epochs, seed) for epochs in options.epochs for seed in options.seeds]
             jobs = [(name, label, changes, *one) for label, changes in arms.items() for one in every]
