@@ -95,7 +95,7 @@ def trained_parent(of, epochs, out, place):
 
 
 def linked(trains, child, state, seen, links, teacher=None, climb=False):
-    """Errors after each link; the first is without any training."""
+    """Errors after each link; the first is without any training. A teacher is for one training, as in a search."""
     genotype = trains.space.from_json(child.genotype)
     arch = trains.space.decode(genotype)
     errors = [trains.judge(arch, state).error]
@@ -104,7 +104,7 @@ def linked(trains, child, state, seen, links, teacher=None, climb=False):
         if climb and place == 0:
             recipe = replace(recipe, schedule="climb", warmup=0.99)
         further = trial(trains.space, genotype, child.seed, fidelity_from=seen, fidelity_to=seen + epochs)
-        outcome = trains.finish(further, arch, state, recipe, teacher=teacher)
+        outcome = trains.finish(further, arch, state, recipe, teacher=None if place else teacher)
         state, seen = outcome.state, seen + epochs
         errors.append(outcome.result.values["error"])
     return errors
