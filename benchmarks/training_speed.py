@@ -168,6 +168,7 @@ class Watch:
 
 def search(options):
     """Where the time of a search goes."""
+    from hwnas.alone import Alone
     from hwnas.costs import Costs
     from hwnas.progress import Quiet
     from hwnas.proxyscores import ProxyScores
@@ -175,7 +176,7 @@ def search(options):
     from hwnas.store import Store
     from hwnas.strategy import Strategy
     from hwnas.study import Study, load
-    from hwnas.workers import Alone, Workers
+    from hwnas.workers import Workers
 
     watch = Watch()
     for owner, name, what in (

@@ -7,6 +7,7 @@ from typing import TypeVar
 from hwnas.database import plain_errors
 from hwnas.store import Store
 from spaces.errors import HwnasError, StoreError
+from spaces.wholefile import write_whole
 
 #: So often the process may die, or be killed, in one piece of work before that is left out.
 MOST_DEATHS = 3
@@ -58,20 +59,20 @@ class Deaths:
         Raises:
             StoreError: The run folder cannot be written.
         """
-        self._names.append(name)
         with plain_errors(self._store.path):
-            self._mark.write_text("\n".join(self._names))
+            write_whole(self._mark, "\n".join([*self._names, name]))
+        self._names.append(name)
 
     def end(self, name: str) -> None:
         """It is no longer."""
         self._names.remove(name)
         try:
             if self._names:
-                self._mark.write_text("\n".join(self._names))
+                write_whole(self._mark, "\n".join(self._names))
+                return
         except OSError:  # the disk is full: better no mark than a wrong one
-            self._names.clear()
-        if not self._names:
-            self._mark.unlink()
+            pass
+        self._mark.unlink(missing_ok=True)
 
     def surviving(self, name: str, work: Callable[[], Made], instead: Callable[[str], Made]) -> Made:
         """What a piece of work makes; where the process has died in it too often, what is made of that reason instead.

@@ -4,10 +4,11 @@ What an interrupted run has trained already is read back; a budget that was rais
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from hwnas.call import Call
 from hwnas.timetable import Timetable
-from hwnas.workers import Call
 
 if TYPE_CHECKING:
     from hwnas.study import Study
@@ -32,7 +33,10 @@ def run(
     total: int,
 ) -> None:
     """Submit calls as workers get free, and keep what they make. A call is made when it is its turn, not before."""
-    workers, done = study.workers(), 0
+    first = next(calls, None)
+    if first is None:  # no process need be started
+        return
+    calls, workers, done = chain([first], calls), study.workers(), 0
     while True:
         study.update(phase, done, total)
         call = next(calls, None) if workers.free else None

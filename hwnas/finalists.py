@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from hwnas import end
 from hwnas.archive import Entry
+from hwnas.call import Call
 from hwnas.executor import Executor, Outcome
 from hwnas.timetable import Timetable
 from hwnas.trial import Result, Trial
-from hwnas.workers import Call
 from spaces.arch import Arch
 from spaces.errors import TrainingError
 from spaces.state import State

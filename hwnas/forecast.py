@@ -2,15 +2,17 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from hwnas import plan, verify
+from hwnas import end, plan, verify
 from hwnas.archive import Entry
+from hwnas.call import Call
+from hwnas.executor import Executor
 from hwnas.references import Reference
 from hwnas.timetable import REFERENCE_SHARE, Timetable
 from latency import Deployment
@@ -66,7 +68,7 @@ def timetable(
     if study.plan.workers == 1 and study.spec.threads is None:
         # Measured again: cores that were free when the search began need not be so now.
         torch.set_num_threads(plan.free_threads(plan.network(archs[len(archs) // 2], device), data, recipe))
-    finalists = [plan.seconds_per_epoch(plan.network(arch, device), data, recipe) for arch in archs]
+    finalists = _paces(study, chosen, archs)
     tests = [_seconds_to_test(plan.network(arch, torch.device("cpu")), data) for arch in archs]
     tests += [_seconds_to_test_file(arch, data, study.deployment) for arch in archs]
     checks = REPORT_SECONDS + OWN_SECONDS * len(archs) + sum(tests)
@@ -75,6 +77,33 @@ def timetable(
     references, reference_checks = [epoch for _, epoch, _ in priced], [check for *_, check in priced]
     workers = study.plan.workers
     return Timetable.make(study.budget.left, finalists, checks, references, reference_checks, earlier, workers)
+
+
+def _paces(study: "Study", chosen: Sequence[Entry], archs: Sequence[Arch]) -> list[float]:
+    """Seconds of an epoch of each, timed side by side where they train so; where that fails, those of the search."""
+    found = {
+        place: entry.result.seconds / (entry.trial.fidelity_to - entry.trial.fidelity_from)
+        for place, entry in enumerate(chosen)
+    }
+
+    def calls() -> Iterator[Call]:
+        for place, (entry, arch) in enumerate(zip(chosen, archs, strict=True)):
+            yield Call(end.name_of(study, f"timing/{entry.trial.id}"), pace, (arch,), str, place)
+
+    def keep(place: int, made: float | str) -> None:
+        if not isinstance(made, str):
+            found[place] = made
+
+    end.run(study, calls(), keep, "timing", len(chosen))
+    return [found[place] for place in range(len(chosen))]
+
+
+def pace(executor: Executor, arch: Arch) -> float | str:
+    """Seconds of an epoch, or why there are none."""
+    try:
+        return plan.seconds_per_epoch(plan.network(arch, executor.device), executor.data, executor.recipe)
+    except TrainingError as error:
+        return str(error)
 
 
 def open_end(study: "Study", priced: Sequence[tuple[Reference, float, float]]) -> Timetable:

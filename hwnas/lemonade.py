@@ -86,7 +86,9 @@ class Lemonade(Strategy):
         if starts:
             return self.trials(self.fresh([(start, None, ()) for start in starts], seen), self.initial_epochs, rng)
         front = self.archive.front().foremost(self.max_parents)
-        if not front.entries:  # all that were trained have failed, or none has a result yet
+        if not front.entries and any(result is None for _, result in self.records):
+            return []  # whatever comes next is to inherit from what is being trained
+        if not front.entries:  # all that were trained have failed
             return self.trials(self.sampled(count, seen, rng), self.initial_epochs, rng)
         again = self._revisited(front, int(rng.binomial(count, self.revisit)))
         wanted = count - len(again)

@@ -128,14 +128,16 @@ def reference_point(values: ArrayLike) -> Points:
     return reference
 
 
-def subset(values: ArrayLike, k: int, reference: ArrayLike, keep: Sequence[int] = ()) -> Index:
+def subset(
+    values: ArrayLike, k: int, reference: ArrayLike, keep: Sequence[int] = (), *, extremes: bool = True
+) -> Index:
     """At most `k` rows that together dominate as much as they can, in ascending order.
 
     Greedy hypervolume subset selection: each step takes the row that adds most, which is within 1 - 1/e of the best
     subset since hypervolume is submodular (Guerreiro, Fonseca & Paquete, 2016), and near it in practice.
 
     1. Rows in `keep` are always in.
-    2. So is one row with the best value of each objective, if there is room for all of these.
+    2. With `extremes`, so is one row with the best value of each objective, if there is room for all of these.
     3. Non-dominated rows come before dominated ones, front by front.
     4. Duplicates of a chosen row are taken only when nothing else is left; with fewer than `k` rows, all are.
 
@@ -144,6 +146,7 @@ def subset(values: ArrayLike, k: int, reference: ArrayLike, keep: Sequence[int] 
         k: how many rows.
         reference: the worst corner, one value for each objective.
         keep: rows that must be among the chosen.
+        extremes: whether rule 2 holds. What is best in one objective may add next to nothing to the volume.
 
     Raises:
         ValueError: a shape does not fit, a value is NaN or infinite, `k` is negative or less than the rows in `keep`,
@@ -164,7 +167,11 @@ def subset(values: ArrayLike, k: int, reference: ArrayLike, keep: Sequence[int] 
     rest = np.sort(np.unique(points, axis=0, return_index=True)[1])
     while len(chosen) < k and len(rest) > 0:
         front = rest[nondominated(points[rest])]
-        chosen = _fill(points, chosen, [int(row) for row in front if points[row].tobytes() not in kept], k, corner)
+        fresh = [int(row) for row in front if points[row].tobytes() not in kept]
+        if extremes and len(chosen) + len(fresh) > k:
+            missing = _missing_extremes(points, chosen, fresh, corner)
+            chosen += missing if len(chosen) + len(missing) <= k else []
+        chosen = _fill(points, chosen, [row for row in fresh if row not in chosen], k, corner)
         rest = np.setdiff1d(rest, front)
     spare = [row for row in range(len(points)) if row not in chosen]
     return np.sort(np.array(chosen + spare[: k - len(chosen)], dtype=np.intp))
@@ -174,9 +181,6 @@ def _fill(points: Points, chosen: list[int], front: list[int], k: int, corner: P
     """`chosen` and the best of `front`, at most `k` together."""
     if len(chosen) + len(front) <= k:
         return chosen + front
-    extremes = _missing_extremes(points, chosen, front, corner)
-    if len(chosen) + len(extremes) <= k:
-        chosen = chosen + extremes
 
     def gain(row: int) -> float:
         return hypervolume(points[[*chosen, row]], corner) - volume
@@ -184,7 +188,7 @@ def _fill(points: Points, chosen: list[int], front: list[int], k: int, corner: P
     volume = hypervolume(points[chosen], corner) if chosen else 0.0
     # Lazy greedy (Minoux, 1978): gains only shrink as rows are added, so a stale gain is an upper bound, and the row
     # whose fresh gain still tops the heap is the best. Ties go to the lowest row.
-    heap = [(-gain(row), row, len(chosen)) for row in front if row not in chosen]
+    heap = [(-gain(row), row, len(chosen)) for row in front]
     heapq.heapify(heap)
     while len(chosen) < k and heap:
         bound, row, size = heapq.heappop(heap)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 
-from hwnas.schedule import Schedule
+from hwnas.schedule import Schedule, longest
 from latency.deployment import usable_cores
 from objectives.batches import batches
 from objectives.cost import macs, training_memory
@@ -19,7 +19,7 @@ from objectives.modules import device_of, out_of_memory_is_an_error
 from objectives.recipe import Precision, Recipe
 from objectives.timedstep import training_step
 from spaces.arch import Arch
-from spaces.errors import TrainingError
+from spaces.errors import SpecError, TrainingError
 from spaces.network import Network
 from spaces.state import initial_state
 
@@ -35,8 +35,11 @@ WORKER_BYTES = 1 << 30
 #: Fewest and most epochs that a child is planned to train on what it inherits, or from scratch.
 EPOCHS, SCRATCH_EPOCHS = (0.2, 5.0), (0.4, 30.0)
 
-#: The same for the first generation, and its part of the search's time: children inherit what it has learned.
+#: The same for the first generation, and its part of the search's wall time: children inherit what it has learned.
 FIRST_EPOCHS, FIRST_SHARE = (0.4, 10.0), 0.2
+
+#: An epoch is timed by so many steps at least, and for so long at least.
+TIMED_STEPS, TIMED_SECONDS = 3, 0.1
 
 #: Without a budget in time.
 DEFAULT_EPOCHS = 2.0
@@ -109,12 +112,16 @@ def measure(
         device: Where.
         seconds: Wall time left for this and for the search, or None.
         inherit: Whether children inherit weights; else all networks train alike, from the first.
-        trainings: How many there should be time for, or None.
+        trainings: How many networks there should be time to begin with, or None.
         work: Training of a network on average, in units of what is planned here: more where the best are trained on.
         threads: Fixed by the user, or None.
         workers: Likewise.
         epochs: Likewise.
         initial_epochs: Likewise.
+
+    Raises:
+        SpecError: Several workers are asked for where only one can be.
+        TrainingError: The memory is too small for any of the networks.
     """
     began = time.monotonic()
     middle = archs[len(archs) // 2]
@@ -122,6 +129,11 @@ def measure(
     if threads is None:
         threads = free_threads(network(middle, device), data, recipe)
     torch.set_num_threads(threads)
+    if data.streamed and (workers or 1) > 1:
+        raise SpecError(
+            f"search.workers is {workers}, but the images do not fit into the memory, and are read from a file by one "
+            "process alone; leave it out, or set a smaller data.image_size"
+        )
     workers = workers or most_workers(device, threads, data, max(training_memory(arch, size) for arch in archs))
     precision = recipe.precision
     if precision == "auto":
@@ -133,14 +145,15 @@ def measure(
         first = Schedule.constant(initial_epochs or (2 * epochs if inherit else epochs))
     else:
         times, of_macs = _timed(archs, device, data, recipe)
-        seconds = max(0.0, seconds - (time.monotonic() - began)) * workers
+        seconds = max(0.0, seconds - (time.monotonic() - began))
         trainings = trainings or max(TRAININGS if inherit else SCRATCH_TRAININGS, TRAININGS_A_WORKER * workers)
         least, most = EPOCHS if inherit else SCRATCH_EPOCHS
-        children = Schedule.fit(of_macs, times, seconds / trainings / work, (least / work, most / work))
+        children = Schedule.fit(of_macs, times, seconds * workers / trainings / work, (least / work, most / work))
         if initial_epochs is not None:
             first = Schedule.constant(initial_epochs)
         elif inherit:
-            first = Schedule.fit(of_macs, times, FIRST_SHARE * seconds / len(archs), FIRST_EPOCHS)
+            turns = max(len(archs) / workers, longest(times))
+            first = Schedule.fit(of_macs, times, FIRST_SHARE * seconds / turns, FIRST_EPOCHS)
         else:
             first = children
     return Plan(threads, precision, children, first, workers)
@@ -196,11 +209,12 @@ def network(arch: Arch, device: torch.device) -> Network:
 
 @out_of_memory_is_an_error()
 def seconds_per_epoch(module: torch.nn.Module, data: Data, recipe: Recipe) -> float:
-    """Expected seconds for one pass over the training data, from the median of a few steps."""
+    """Expected seconds for one pass over the training data, from the median of some steps."""
     step = training_step(module, data.train, recipe)
     step()
-    times = []
-    for _ in range(3):
+    times: list[float] = []
+    ends = time.perf_counter() + TIMED_SECONDS
+    while len(times) < TIMED_STEPS or time.perf_counter() < ends:
         began = time.perf_counter()
         count = step()
         times.append((time.perf_counter() - began) / count)

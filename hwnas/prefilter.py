@@ -17,14 +17,14 @@ from spaces.space import Space
 #: Under this name a trial keeps the scores of its network.
 CONFIG = "proxies"
 
-#: Stands for minus infinity, which JSON does not have.
-LOWEST = -1e300
-
 #: Rank correlation that counts as known before any result tells, and how many results it weighs.
 PRIOR, PRIOR_WEIGHT = 0.3, 16
 
 #: A proxy is asked while its rank correlation with accuracy is at least this.
 LEAST = 0.1
+
+#: Fewest networks, beyond what costs and epochs explain whatever the scores, by which a correlation is told.
+FEWEST = 8
 
 #: Points between 0 and 1 where what remains of ranks may lie.
 GRID = 2.0**30
@@ -45,7 +45,7 @@ class Prefilter:
     Args:
         space: Where networks come from.
         names: Of the proxies.
-        score: Gives the scores of a genotype by name; more is better, minus infinity is worst.
+        score: Gives the scores of a genotype by name, finite; more is better.
         discard: Share of the networks that are discarded, at least 0 and below 1.
         cheap: Names of the cheap objectives.
 
@@ -71,7 +71,7 @@ class Prefilter:
 
     def proposals(self, count: int) -> int:
         """How many are to be scored so that `count` may be left."""
-        return math.ceil(count / (1 - self.discard)) if self.asked else count
+        return math.ceil(round(count / (1 - self.discard), 6)) if self.asked else count
 
     def kept(self, drafts: Sequence[Draft], entries: Sequence[Entry], count: int) -> list[Draft]:
         """The first `count` proposals that are not discarded; where these are too few, the best of the others too.
@@ -108,8 +108,11 @@ class Prefilter:
         ]
 
     def learned(self, entries: Sequence[Entry]) -> list[str]:
-        """A line on how far proxies agree with these trained networks; none where they are too few to tell."""
-        if not self._weight(entries):
+        """A line on how far proxies agree with these trained networks; none where they are too few to tell.
+
+        What was enough to switch a proxy off is enough to say so.
+        """
+        if self.asked == self.names and self._weight(entries) < FEWEST:
             return []
         found = ", ".join(
             f"{name} {r:.2f}{'' if name in self.asked else ' (switched off)'}"
@@ -129,7 +132,7 @@ class Prefilter:
         key = self.space.hash(draft.genotype)
         if key not in self._known:
             scores = self.score(draft.genotype)
-            self._known[key] = {name: max(LOWEST, scores[name]) for name in self.names}
+            self._known[key] = {name: scores[name] for name in self.names}
         return replace(draft, config={**draft.config, CONFIG: self._known[key]})
 
 

@@ -1,6 +1,5 @@
 """`ProxyScores`: zero-cost proxies of a genotype, on a few images of a study."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,10 +18,13 @@ from spaces.state import initial_state
 #: Images of the mini-batch, and how many pixels of one channel they may have together.
 IMAGES, PIXELS = 16, 16 * 256**2
 
+#: Stands for minus infinity, which JSON does not have.
+LOWEST = -1e300
+
 
 @dataclass(frozen=True, eq=False)
 class ProxyScores:
-    """Of a network with random weights; all networks see the same images.
+    """Of a network with random weights; all networks see the same images. Scores are finite, as they are kept as JSON.
 
     Attributes:
         space: Reads genotypes.
@@ -50,11 +52,12 @@ class ProxyScores:
         return cls(space, names, images.to(device), labels.to(device), list(data.mean), list(data.std), seed)
 
     def __call__(self, genotype: Any) -> dict[str, float]:
-        """The scores by name; minus infinity where memory runs out."""
+        """The scores by name; `LOWEST` where memory runs out."""
         arch = self.space.decode(genotype)
         weights = initial_state(arch, self.seed, mean=self.mean, std=self.std).value
         try:
             with out_of_memory_is_an_error():
-                return scores(Probe(arch, weights, self.images, self.labels), self.names)
+                found = scores(Probe(arch, weights, self.images, self.labels), self.names)
         except TrainingError:
-            return dict.fromkeys(self.names, -math.inf)
+            return dict.fromkeys(self.names, LOWEST)
+        return {name: max(LOWEST, score) for name, score in found.items()}

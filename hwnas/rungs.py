@@ -8,7 +8,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from hwnas import pareto
-from hwnas.archive import Entry, matrix, scale
+from hwnas.archive import Entry, matrix
+from hwnas.box import Box
 from hwnas.schedule import Schedule
 from hwnas.trial import Result, Trial
 
@@ -27,27 +28,31 @@ Records = Sequence[tuple[Trial, Result | None]]
 
 @dataclass(frozen=True)
 class Rungs:
-    """On each rung a network has been trained `factor` times as long as on the one below, and goes on from there.
+    """On each rung a child has been trained `factor` times as long as on the one below, and goes on from there.
 
-    That is training of its own: what a child inherits comes on top, and differs from child to child. So the network of
-    a long lineage climbs past one of a short, which is as wanted: what counts is how good it is, and not why.
+    That is training of its own: what it inherits comes on top, and differs from child to child. So the network of
+    a long lineage climbs past one of a short, which is as wanted: what counts is how good it is, and not why. The first
+    generation, which inherits nothing, is trained longer on the lowest rung; to climb it trains as long as a child.
 
     1. Asynchronous (ASHA; Li et al., MLSys 2020): of all that have a result on a rung, one of `factor` is promoted, as
        soon as there are enough. Synchronous (successive halving; Jamieson and Talwalkar, AISTATS 2016): networks
        compete in brackets of so many that one reaches the top, and each rung waits for the whole bracket.
     2. The best are those of the first non-dominated front, the second, and so on; of a front, those that add most
        hypervolume (Schmucker et al., "Multi-objective asynchronous successive halving", 2021). So a small network
-       competes with networks of its size, not with large ones.
+       competes with networks of its size, not with large ones. What adds nothing to that of the study, as it only
+       guesses, stays where it is.
     3. With `curves`, a network is not promoted if it is unlikely to be non-dominated then. By how much an error falls
        from a rung to the next is learned from those that were promoted; its uncertainty is Student's distribution.
 
     Attributes:
+        box: Where hypervolume is measured.
         levels: Number of rungs.
         factor: The paper's eta.
         synchronous: Whether brackets wait.
         curves: Whether learning curves are extrapolated.
     """
 
+    box: Box
     levels: int = 3
     factor: int = 3
     synchronous: bool = False
@@ -57,10 +62,21 @@ class Rungs:
     def work(self) -> float:
         """Epochs of all rungs for each network that begins, in units of the lowest rung's.
 
-        >>> Rungs(levels=3, factor=2).work
+        >>> box = Box(("error", "params"), (0.0, 1e3), (1.0, 1e6))
+        >>> Rungs(box, levels=3, factor=2).work
         2.0
         """
         return 1 + (self.levels - 1) * (1 - 1 / self.factor)
+
+    @property
+    def trials(self) -> float:
+        """Trials for each network that begins, itself and its promotions.
+
+        >>> box = Box(("error", "params"), (0.0, 1e3), (1.0, 1e6))
+        >>> Rungs(box, levels=3, factor=2).trials
+        1.75
+        """
+        return sum(float(self.factor) ** -level for level in range(self.levels))
 
     def to(self, lowest: Schedule, rung: int) -> Schedule:
         """Epochs from the rung below to this one.
@@ -69,24 +85,24 @@ class Rungs:
             lowest: Epochs of the lowest rung.
             rung: Above 0.
 
-        >>> Rungs(factor=3).to(Schedule.constant(2.0), 2).epochs({})
+        >>> box = Box(("error", "params"), (0.0, 1e3), (1.0, 1e6))
+        >>> Rungs(box, factor=3).to(Schedule.constant(2.0), 2).epochs({})
         12.0
         """
         return lowest.times(self.factor**rung - self.factor ** (rung - 1))
 
-    def promoted(self, records: Records, objectives: Sequence[str]) -> Iterator[tuple[Entry, int]]:
+    def promoted(self, records: Records) -> Iterator[tuple[Entry, int]]:
         """Networks that are to be trained further, each with its new rung; those that rose highest come first.
 
         Args:
             records: All trials of a study.
-            objectives: Names of those that count.
         """
         rungs = [[record for record in records if rung(record[0]) == level] for level in range(self.levels)]
         for level in reversed(range(self.levels - 1)):
             gone_on = {trial.hash for trial, _ in rungs[level + 1]}
             for group in self._groups(rungs[level], level):
-                for entry in self._best(group, objectives):
-                    if entry.trial.hash not in gone_on and self._likely(entry, rungs, level, objectives):
+                for entry in self._best(group):
+                    if entry.trial.hash not in gone_on and self._likely(entry, rungs, level):
                         yield entry, level + 1
 
     def _groups(self, here: Records, level: int) -> list[Records]:
@@ -97,22 +113,24 @@ class Rungs:
         brackets = [here[first : first + size] for first in range(0, len(here) - size + 1, size)]
         return [bracket for bracket in brackets if all(result is not None for _, result in bracket)]
 
-    def _best(self, group: Records, objectives: Sequence[str]) -> list[Entry]:
+    def _best(self, group: Records) -> list[Entry]:
         """One of `factor` of those with a result."""
         done = [(trial, result) for trial, result in group if result is not None]
         entries = [Entry(trial, result) for trial, result in done if result.status == "ok"]
         count = min(len(entries), len(done) // self.factor)
         if not count:
             return []
-        scaled = scale(matrix(entries, objectives), objectives)
-        return [entries[i] for i in pareto.subset(scaled, count, pareto.reference_point(scaled))]
+        unit = self.box.unit(matrix(entries, self.box.objectives))
+        useful = np.flatnonzero((unit < 1).all(axis=1))  # the cheapest of all may be no better than guessing
+        best = pareto.subset(unit[useful], min(count, len(useful)), np.ones(unit.shape[1]), extremes=False)
+        return [entries[i] for i in useful[best]]
 
-    def _likely(self, entry: Entry, rungs: Sequence[Records], level: int, objectives: Sequence[str]) -> bool:
+    def _likely(self, entry: Entry, rungs: Sequence[Records], level: int) -> bool:
         if not self.curves:
             return True
         others = [Entry(trial, result) for own in rungs for trial, result in own if result and result.status == "ok"]
         others = [one for one in others if one.trial.hash != entry.trial.hash]
-        costs = [name for name in objectives if name != "error"]
+        costs = [name for name in self.box.objectives if name != "error"]
         no_dearer = (matrix(others, costs) <= matrix([entry], costs)).all(axis=1)
         level_to_beat = min(matrix(others, ["error"])[no_dearer, 0], default=math.inf)
         if not 0 < level_to_beat < math.inf:

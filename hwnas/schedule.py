@@ -6,6 +6,7 @@ look worse than they are. So the time grows with the square root of what an epoc
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -80,3 +81,12 @@ class Schedule:
         macs = cheap["macs"] if self.per_mac else 0.0
         epoch = self.fixed + self.per_mac * macs
         return min(max(self.seconds / math.sqrt(self.typical * epoch), self.least), self.most)
+
+
+def longest(epoch_seconds: Sequence[float]) -> float:
+    """How much longer the dearest of some networks trains by a schedule than a typical one of them.
+
+    >>> longest([1.0, 16.0])
+    2.0
+    """
+    return math.sqrt(max(epoch_seconds) / statistics.geometric_mean(epoch_seconds))

@@ -55,13 +55,14 @@ USED_BY = {
     "population": (*EVOLUTIONS, "optuna-nsga2", "optuna-tpe"),
     "starts": ("random", "local-search", *EVOLUTIONS),
     "revisit": LEMONADES,
+    "initial_epochs": LEMONADES,
     "inherit": LEMONADES,
     "paper_density": LEMONADES,
     "max_parents": LEMONADES,
 }
 
-#: Of them, what others are made of: the pre-filter and the rungs.
-NOT_ARGUMENTS = ("proxies", "discard", "promotion", "rungs", "factor", "curves")
+#: Of them, what others are made of: the pre-filter, the rungs and the plan.
+NOT_ARGUMENTS = ("proxies", "discard", "promotion", "rungs", "factor", "curves", "initial_epochs")
 
 #: Settings that are of use only where another one is.
 NEEDS = {"proxies": "discard", "rungs": "promotion", "factor": "promotion", "curves": "promotion"}
@@ -91,9 +92,11 @@ class SearchSection(Section):
         starts: whether a baseline begins with the small networks that LEMONADE begins with, and not with random ones.
         revisit: share of the trainings that goes to networks of the front themselves; like initial_epochs, inherit,
             paper_density and max_parents of LEMONADE only.
-        trainings: how many a budget in time is shared out among; null: 120, or 40 from scratch.
+        trainings: how many networks a budget in time is shared out among; null: 120, or 40 from scratch, at least 20
+            for each worker.
         workers: networks that train side by side, each in a process of its own; null: as many as there are cores
-            for, one on a GPU. With more than one, the same seed does not give the same search.
+            and memory for, one on a GPU and where images do not fit into the memory. With more than one, the same seed
+            does not give the same search.
         epochs: training of a child, on top of what it inherits; null: what that share allows, more time for large
             networks and more epochs for small ones.
         initial_epochs: the same for the networks that the search starts from.

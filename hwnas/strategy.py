@@ -169,7 +169,7 @@ class Strategy(ABC):
         """Up to `count` trials that take networks to their next rung."""
         if self.rungs is None:
             return []
-        chosen = list(islice(self.rungs.promoted(self.records, self.objectives), count))
+        chosen = list(islice(self.rungs.promoted(self.records), count))
         genotypes = [self.space.from_json(entry.trial.genotype) for entry, _ in chosen]
         found: list[Trial] = []
         for (entry, rung), genotype, cost in zip(chosen, genotypes, self.costs.of(genotypes), strict=True):

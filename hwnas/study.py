@@ -1,5 +1,6 @@
 """`Study`: one search from images and a device to a front, in a run folder that survives being killed."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,8 +12,10 @@ from pydantic import BaseModel
 
 from hwnas import front, plan
 from hwnas import manifest as manifests
+from hwnas.alone import Alone
 from hwnas.box import Box
 from hwnas.budget import Budget
+from hwnas.call import Call
 from hwnas.costs import Costs
 from hwnas.deaths import Deaths
 from hwnas.executor import Executor, Outcome
@@ -29,7 +32,7 @@ from hwnas.strategies import make_strategy
 from hwnas.strategy import Strategy
 from hwnas.target import targets
 from hwnas.trial import Trial
-from hwnas.workers import Alone, Call, Workers
+from hwnas.workers import Workers
 from latency import Deployment, check
 from latency.deployment import usable_cores
 from objectives import cost
@@ -327,7 +330,9 @@ class Study:
     def _prepare(self, costs: Costs, recipe: Recipe, device: torch.device) -> None:
         """What is settled before the first training, once for the whole study."""
         starts = starts_within(self.space, costs)
-        rungs = self._rungs()
+        guessing = 1 - guess(self.data.val.labels, self.spec.data.metric)
+        box = Box.around(costs.of(starts), self.objectives, self.spec.limits, guessing)
+        rungs = self._rungs(box)
         measured = plan.measure(
             [self.space.decode(genotype) for genotype in starts],
             self.data,
@@ -335,7 +340,7 @@ class Study:
             device,
             seconds=self.budget.search_left,
             inherit=self.spec.search.inherits,
-            trainings=self.spec.search.trainings or self.spec.budget.trainings,
+            trainings=self._networks(rungs),
             work=1.0 if rungs is None else rungs.work,
             threads=self.spec.threads,
             workers=self.spec.search.workers,
@@ -343,8 +348,14 @@ class Study:
             initial_epochs=self.spec.search.initial_epochs,
         )
         self.store.put("plan", measured.to_json())
-        guessing = 1 - guess(self.data.val.labels, self.spec.data.metric)
-        self.store.put("box", Box.around(costs.of(starts), self.objectives, self.spec.limits, guessing).to_json())
+        self.store.put("box", box.to_json())
+
+    def _networks(self, rungs: Rungs | None) -> int | None:
+        """How many are to be begun, where that is decided; a budget in trainings counts promotions, too."""
+        trials = self.spec.budget.trainings
+        if self.spec.search.trainings is not None or trials is None:
+            return self.spec.search.trainings
+        return math.ceil(trials / (1.0 if rungs is None else rungs.trials))
 
     def _title(self) -> list[str]:
         objectives = ", ".join(self.spec.objectives)
@@ -364,7 +375,7 @@ class Study:
         options = search.options()
         if search.discard:
             options["prefilter"] = self._prefilter(costs)
-        if rungs := self._rungs():
+        if rungs := self._rungs(self.box):
             options["rungs"] = rungs
         return make_strategy(
             search.strategy,
@@ -378,11 +389,11 @@ class Study:
             **options,
         )
 
-    def _rungs(self) -> Rungs | None:
+    def _rungs(self, box: Box) -> Rungs | None:
         search = self.spec.search
         if search.promotes == "none":
             return None
-        return Rungs(search.rungs, search.factor, search.promotes == "halving", search.curves)
+        return Rungs(box, search.rungs, search.factor, search.promotes == "halving", search.curves)
 
     def _prefilter(self, costs: Costs) -> Prefilter:
         names = tuple(self.spec.search.proxies)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hwnas import end
+from hwnas.call import Call
 from hwnas.executor import Executor
 from hwnas.references import Reference
 from hwnas.timetable import Timetable
-from hwnas.workers import Call
 from objectives.accuracy import evaluate
 from objectives.training import train
 from spaces.errors import TrainingError
@@ -98,15 +98,15 @@ def train_reference(
         module: Untrained.
         epochs: Passes over the training data.
         seed: Of order and augmentation.
-        seconds: After so long it is given up.
+        seconds: After so long it is cut short, or given up where it has not seen all images once.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     module = module.to(executor.device)
     recipe = replace(executor.recipe, epochs=epochs, seed=seed)
     try:
         run = train(module, executor.data.train, recipe, deadline=deadline)
-        if deadline is not None and time.monotonic() >= deadline:
-            return "its training took too long"
+        if deadline is not None and time.monotonic() >= deadline and run.epochs < 1:
+            return f"the time was over after {run.epochs:.2f} epochs"
         found = evaluate(module, executor.data.val, executor.metric, weights=run.ema)
     except TrainingError as error:
         return str(error)

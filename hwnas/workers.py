@@ -1,8 +1,8 @@
-"""`Workers`: processes that train networks side by side; `Alone`: the same in this process, one after the other.
+"""`Workers`: processes that train networks side by side.
 
-Both take calls of the form ``work(executor, *arguments)``, such as `Executor.run`, and hand their results over as they
-come. A worker is a program of its own, ``python -m hwnas.workers``, and not a fork (libraries that have threads do not
-survive one) nor one of `multiprocessing` (which would run the user's script again).
+They take calls, and hand their results over as they come, like `hwnas.alone.Alone`, which has no processes. A worker is
+a program of its own, ``python -m hwnas.workers``, and not a fork (libraries that have threads do not survive one) nor
+one of `multiprocessing` (which would run the user's script again).
 """
 
 import ctypes
@@ -13,16 +13,16 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hwnas.call import Call
 from hwnas.database import plain_errors
 from hwnas.deaths import Deaths
 from hwnas.executor import Executor
@@ -33,59 +33,6 @@ HANDED_OVER = "workers.partial"
 
 #: Linux: the signal that a process gets when its parent dies (prctl(2)).
 _DEATH_SIGNAL = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """Work to be done.
-
-    Attributes:
-        name: The same whenever the study asks for it.
-        work: A function that can be imported, or an unbound method; its first argument is the executor.
-        arguments: The others.
-        instead: Makes the result of a reason, if the process dies in the work.
-        key: Whatever the caller knows it by.
-    """
-
-    name: str
-    work: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    instead: Callable[[str], Any]
-    key: Any = None
-
-
-class Alone:
-    """Runs calls in this process.
-
-    Args:
-        executor: The first argument of all work.
-        deaths: Work in which the process died too often is left out.
-
-    Attributes:
-        meanwhile: Whether there is something to be done while calls run.
-    """
-
-    meanwhile = False
-
-    def __init__(self, executor: Executor, deaths: Deaths) -> None:
-        self.executor = executor
-        self.deaths = deaths
-        self.running: list[Call] = []
-
-    @property
-    def free(self) -> int:
-        """How many calls can be submitted."""
-        return 1 - len(self.running)
-
-    def submit(self, call: Call) -> None:
-        """Take a call on."""
-        self.running.append(call)
-
-    def next(self) -> tuple[Call, Any]:
-        """Run it; the call and its result."""
-        call = self.running.pop()
-        work = partial(call.work, self.executor, *call.arguments)
-        return call, self.deaths.surviving(call.name, work, call.instead)
 
 
 @dataclass
@@ -154,6 +101,8 @@ class Workers:
             self._left_out.append((call, reason))
             return
         worker = next(worker for worker in self._workers if worker.call is None)
+        if worker.process.poll() is not None:  # it died while it had nothing to do, which is no fault of the call's
+            worker = self._replace(worker)
         self.deaths.begin(call.name)
         worker.call = call
         with suppress(OSError):  # it is dead, and found so by `next`
@@ -196,10 +145,11 @@ class Workers:
             raise error
         return call, made
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Worker) -> _Worker:
         worker.stop()
         self._workers.remove(worker)
         self._start(1)
+        return self._workers[-1]
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -69,7 +69,9 @@ def train(
 ) -> Training:
     """Train a module in place, on the device its parameters are on.
 
-    On a CPU the same seed, precision and number of threads give the same weights bit by bit. The split may be on
+    On a CPU the same seed, precision and number of threads give the same weights bit by bit, unless a deadline is near:
+    the learning rate follows the steps or the time, whichever is further, so that it has fallen when the time is up,
+    too. The split may be on
     another device than the module, or memory mapped: each batch is fetched, moved and then augmented.
 
     Args:
@@ -114,7 +116,7 @@ def train(
         average = None if recipe.ema is None else _Average(module, recipe.ema, ema, seen)
         step: StepLike = update
         for images, labels in itertools.islice(stream(split, recipe, device), total):
-            rate = learning_rate(recipe, (done + 0.5) / total)
+            rate = learning_rate(recipe, max((done + 0.5) / total, _spent(started, deadline)))
             if device.type == "cuda" and done == 0 and total >= FEWEST_STEPS:
                 step = GraphStep.captured(update, images, labels) or update
             unseen.append(step(images, labels, rate))
@@ -161,9 +163,16 @@ class _Average:
         average(list(self.tensors.values()), list(tensors_of(module).values()), self.steps)
 
 
+def _spent(started: float, deadline: float | None) -> float:
+    """Share of the time until the deadline that is over, at most 1; 0 without one."""
+    if deadline is None:
+        return 0.0
+    return min(1.0, (time.monotonic() - started) / max(deadline - started, 1e-9))
+
+
 def _remedy(recipe: Recipe) -> str:
     clip = "set clip" if recipe.clip is None else f"a smaller clip than {recipe.clip:g}"
-    rates = f"lr than {recipe.lr:g}" if recipe.muon_lr is None else f"muon_lr than {recipe.muon_lr:g}"
+    rates = f"lr than {recipe.lr:g}" + ("" if recipe.muon_lr is None else f" or muon_lr than {recipe.muon_lr:g}")
     return f"train with a smaller {rates}, or {clip}"
 
 

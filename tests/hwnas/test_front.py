@@ -9,7 +9,7 @@ import torch
 
 from hwnas import end, final, finalists, forecast, front, verify
 from hwnas import manifest as manifests
-from hwnas.deaths import MOST_DEATHS, Deaths
+from hwnas.deaths import MOST_DEATHS, UNDER_WAY, Deaths
 from hwnas.final import train_all
 from hwnas.finalists import Finalist
 from hwnas.references import references
@@ -295,6 +295,25 @@ def test_an_error_that_nobody_foresaw_counts_as_a_death(opened):
         with pytest.raises(ZeroDivisionError):
             Deaths(opened.store).surviving("work", broken, str)
     assert opened.deaths.surviving("work", broken, str).startswith("the process died or was killed 3 times")
+
+
+def test_a_full_disk_leaves_no_mark_and_hides_no_error(opened, monkeypatch):
+    for name in ("one", "two"):
+        opened.deaths.begin(name)
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("hwnas.deaths.write_whole", full)
+    opened.deaths.end("one")
+    assert not (opened.store.path / UNDER_WAY).exists()
+    opened.deaths.end("two")
+    with pytest.raises(StoreError):
+        opened.deaths.begin("three")
+    monkeypatch.undo()
+    opened.deaths.begin("four")
+    assert (opened.store.path / UNDER_WAY).read_text() == "four"
+    opened.deaths.end("four")
 
 
 def test_what_the_user_is_told_is_no_death_on_a_full_disk_either(opened, monkeypatch):

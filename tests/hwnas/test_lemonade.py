@@ -10,7 +10,7 @@ from hwnas.schedule import Schedule
 from hwnas.trial import Result
 from spaces.morphisms import move_from_json
 from spaces.plain import PlainSpace
-from tests.hwnas.toys import OBJECTIVES, SPACE, costs, failed, play
+from tests.hwnas.toys import OBJECTIVES, SPACE, costs, failed, looked_up, play
 
 # The networks that ten asks of the toy search lead to, in the order of asking. A change in spaces or strategy that
 # is meant to change searches changes them; print([trial.hash[:6] for trial in golden()]) gives the new list.
@@ -128,6 +128,16 @@ def test_random_networks_follow_when_all_starts_have_failed():
     starts = {SPACE.decode(genotype).hash for genotype in SPACE.starts()}
     play(strategy, asks=-(-len(starts) // 4), answer=failed)
     assert {trial.hash for trial in play(strategy, asks=1)}.isdisjoint(starts)
+
+
+def test_nothing_is_proposed_while_all_starts_are_still_being_trained():
+    strategy = make()
+    starts = strategy.ask(100)
+    assert strategy.ask(4) == []
+    strategy.tell(starts[0].id, failed(starts[0]))
+    assert strategy.ask(4) == []
+    strategy.tell(starts[1].id, looked_up(starts[1]))
+    assert {trial.parent for trial in strategy.ask(4)} == {starts[1].id}
 
 
 def test_parents_come_from_the_foremost_of_the_front():

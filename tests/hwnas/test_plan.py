@@ -7,9 +7,9 @@ import torch
 
 from hwnas import plan
 from hwnas.plan import EPOCHS, Plan, measure, network, seconds_per_epoch
-from hwnas.schedule import Schedule
+from hwnas.schedule import Schedule, longest
 from objectives.recipe import Recipe
-from spaces.errors import TrainingError
+from spaces.errors import SpecError, TrainingError
 from spaces.plain import PlainSpace
 from tests.hwnas.toys import digits
 
@@ -58,6 +58,22 @@ def test_epochs_follow_the_time_within_bounds(monkeypatch):
     assert epochs(plan.TRAININGS * 2.0, workers=3) == pytest.approx(3, rel=0.1)
     assert epochs(200.0, workers=32) == pytest.approx(200 * 32 / (plan.TRAININGS_A_WORKER * 32) / 2, rel=0.1)
     assert epochs(plan.TRAININGS * 6.0, work=3.0) == pytest.approx(1, rel=0.1)
+
+
+def test_the_first_generation_takes_no_more_than_its_share_of_the_time(monkeypatch):
+    times = iter([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0] * 3)
+    monkeypatch.setattr(plan, "seconds_per_epoch", lambda module, data, recipe: next(times))
+    monkeypatch.setattr(plan, "FIRST_EPOCHS", (0.0, 1e9))
+    archs = SPACE.starts() + SPACE.starts()[:2]
+    share = plan.FIRST_SHARE * 1e4
+    for workers, typical in ((1, share / 7), (2, share / 3.5), (64, share / longest([1.0, 64.0]))):
+        found = measure(archs, digits(), RECIPE, CPU, seconds=1e4, threads=1, workers=workers)
+        assert found.initial_epochs.seconds == pytest.approx(typical, rel=0.01)
+
+
+def test_several_workers_are_refused_where_images_are_read_from_a_file():
+    with pytest.raises(SpecError, match="workers is 2, but the images do not fit"):
+        measure(SPACE.starts(), replace(digits(), streamed=True), RECIPE, CPU, seconds=None, workers=2)
 
 
 def test_there_are_as_many_workers_as_cores_and_memory_allow(monkeypatch):

@@ -8,8 +8,8 @@ import torch
 
 from hwnas import runfolder
 from hwnas.lemonade import Lemonade
-from hwnas.prefilter import CONFIG, LOWEST, Prefilter, beyond, partial
-from hwnas.proxyscores import ProxyScores
+from hwnas.prefilter import CONFIG, Prefilter, beyond, partial
+from hwnas.proxyscores import LOWEST, ProxyScores
 from hwnas.searchsection import ProxyName
 from hwnas.spec import Spec
 from hwnas.store import Store
@@ -89,6 +89,9 @@ def test_a_proxy_that_misleads_is_switched_off_with_a_line_and_no_longer_compute
     assert "networks: knowing -" in line
     assert line.endswith(" (switched off)")
     assert make(wrong).learned() == []
+    few = make(right)
+    play(few, asks=2, answer=result_of)
+    assert few.learned() == []
 
 
 def test_one_of_two_is_switched_off_and_the_other_is_asked():
@@ -139,12 +142,12 @@ def test_goes_on_from_its_records_alone():
     assert resumed.records == whole.records
 
 
-def test_every_network_is_scored_once_and_infinity_is_the_worst():
+def test_every_network_is_scored_once():
     asked = []
 
     def score(genotype):
         asked.append(genotype)
-        return {"knowing": -math.inf}
+        return {"knowing": LOWEST}
 
     trials = play(make(score), asks=4, answer=result_of)
     assert len(asked) == len(set(asked))
@@ -208,5 +211,8 @@ def test_scores_of_a_study_are_those_of_real_images(digits, monkeypatch):
     def too_large(*_):
         raise MemoryError("too large")
 
-    monkeypatch.setattr("hwnas.proxyscores.Probe", too_large)
-    assert score(starts[0]) == {"synflow": -math.inf, "jacov": -math.inf}
+    with monkeypatch.context() as patch:
+        patch.setattr("hwnas.proxyscores.Probe", too_large)
+        assert score(starts[0]) == {"synflow": LOWEST, "jacov": LOWEST}
+    monkeypatch.setattr("hwnas.proxyscores.scores", lambda *_: {"synflow": -math.inf, "jacov": 1.0})
+    assert score(starts[0]) == {"synflow": LOWEST, "jacov": 1.0}

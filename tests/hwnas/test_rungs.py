@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from hwnas.box import Box
 from hwnas.lemonade import Lemonade
 from hwnas.randomsearch import RandomSearch
 from hwnas.rungs import CONFIG, FALL, Rungs, below
@@ -14,6 +15,8 @@ from hwnas.spec import Spec
 from hwnas.trial import Result, Trial
 from spaces.errors import SpecError
 from tests.hwnas.toys import OBJECTIVES, SPACE, costs, failed, looked_up, play
+
+BOX = Box(OBJECTIVES, (0.0, *[10.0] * (len(OBJECTIVES) - 1)), (0.9, *[1e9] * (len(OBJECTIVES) - 1)))
 
 
 def record(id, error=None, params=100.0, rung=0, name=None, status="ok"):
@@ -29,11 +32,11 @@ def record(id, error=None, params=100.0, rung=0, name=None, status="ok"):
 
 
 def promoted(rungs, records):
-    return [(entry.trial.id, rung) for entry, rung in rungs.promoted(records, OBJECTIVES)]
+    return [(entry.trial.id, rung) for entry, rung in rungs.promoted(records)]
 
 
 def test_one_of_three_goes_on_as_soon_as_there_are_three():
-    rungs = Rungs(levels=3, factor=3)
+    rungs = Rungs(BOX, levels=3, factor=3)
     records = [record(id, 0.9 - 0.1 * id) for id in range(5)]
     assert promoted(rungs, records[:2]) == []
     assert promoted(rungs, records[:3]) == [(2, 1)]
@@ -42,14 +45,14 @@ def test_one_of_three_goes_on_as_soon_as_there_are_three():
 
 
 def test_what_went_on_does_not_go_on_again_while_it_runs_or_where_it_failed():
-    rungs = Rungs(levels=2, factor=2)
+    rungs = Rungs(BOX, levels=2, factor=2)
     records = [record(0, 0.5), record(1, 0.6)]
     for after in (record(2, None, rung=1, name="network 0"), record(2, rung=1, name="network 0", status="failed")):
         assert promoted(rungs, [*records, after]) == []
 
 
 def test_the_highest_rung_comes_first_and_has_none_above():
-    rungs = Rungs(levels=3, factor=2)
+    rungs = Rungs(BOX, levels=3, factor=2)
     low = [record(id, 0.5 + 0.01 * id) for id in range(4)]
     middle = [record(4 + i, 0.4 + 0.01 * i, rung=1, name=f"network {i}") for i in range(2)]
     assert promoted(rungs, [*low, *middle]) == [(4, 2)]
@@ -58,35 +61,42 @@ def test_the_highest_rung_comes_first_and_has_none_above():
 
 
 def test_small_networks_survive_though_they_err_more():
-    rungs = Rungs(levels=2, factor=3)
+    rungs = Rungs(BOX, levels=2, factor=3)
     records = [record(id, 0.5 + 0.01 * id, params=1000.0 + id) for id in range(8)] + [record(8, 0.7, params=10.0)]
     chosen = {id for id, _ in promoted(rungs, records)}
     assert {0, 8} < chosen
     assert len(chosen) == 3
 
 
+def test_the_cheapest_network_is_not_promoted_for_that_alone():
+    rungs = Rungs(BOX, levels=2, factor=3)
+    errors = (0.9, 0.85, 0.3, 0.29, 0.2, 0.1)  # the first guess
+    records = [record(id, error, params=100.0 * 2**id) for id, error in enumerate(errors)]
+    assert [id for id, _ in promoted(rungs, records)] == [2, 5]
+
+
 def test_failures_count_among_those_who_compete():
-    rungs = Rungs(levels=2, factor=3)
+    rungs = Rungs(BOX, levels=2, factor=3)
     records = [record(0, 0.5), record(1, status="failed"), record(2, status="failed")]
     assert promoted(rungs, records) == [(0, 1)]
     assert promoted(rungs, records[1:]) == []
 
 
 def test_brackets_wait_until_all_have_a_result():
-    rungs = Rungs(levels=2, factor=3, synchronous=True)
+    rungs = Rungs(BOX, levels=2, factor=3, synchronous=True)
     records = [record(id, 0.9 - 0.1 * id) for id in range(5)]
     assert promoted(rungs, records) == [(2, 1)]
     waiting = [*records, record(5)]
     assert promoted(rungs, waiting) == [(2, 1)]
     assert promoted(rungs, [*records, record(5, 0.95)]) == [(2, 1), (4, 1)]
-    three = Rungs(levels=3, factor=2, synchronous=True)
+    three = Rungs(BOX, levels=3, factor=2, synchronous=True)
     first = [record(id, 0.5 + 0.1 * id) for id in range(4)]
     assert promoted(three, first[:3]) == []
     assert promoted(three, first) == [(0, 1), (1, 1)]
 
 
 def test_the_work_is_that_of_an_endless_search():
-    rungs = Rungs(levels=3, factor=3)
+    rungs = Rungs(BOX, levels=3, factor=3)
     trained = 900 * 1 + 300 * (3 - 1) + 100 * (9 - 3)
     assert rungs.work == pytest.approx(trained / 900)
 
@@ -95,7 +105,7 @@ def test_with_curves_the_hopeless_stay_where_they_are():
     """What a smaller network is better at by far already is promoted by rank alone."""
     rows = [record(0, 0.2, params=10.0), record(1, 0.6, params=100.0), record(2, 0.61, params=101.0)]
     better = [record(3, 0.18, params=10.0, rung=1, name="network 0")]
-    rungs = {curves: Rungs(levels=2, factor=2, curves=curves) for curves in (False, True)}
+    rungs = {curves: Rungs(BOX, levels=2, factor=2, curves=curves) for curves in (False, True)}
     records = [*rows, record(4, 0.59, params=99.0), *better]
     assert promoted(rungs[False], records) == [(4, 1)]
     assert promoted(rungs[True], records) == []
@@ -116,7 +126,7 @@ def test_how_far_errors_fall_is_learned_with_its_uncertainty():
 @pytest.mark.parametrize("kind", [Lemonade, RandomSearch])
 @pytest.mark.parametrize("options", [{}, {"synchronous": True}, {"curves": True}])
 def test_promotions_go_on_from_checkpoints(kind, options):
-    rungs = Rungs(levels=3, factor=2, **options)
+    rungs = Rungs(BOX, levels=3, factor=2, **options)
     start = {"initial_epochs": Schedule.constant(2)} if kind is Lemonade else {}
     strategy = kind(SPACE, costs(), OBJECTIVES, 0, epochs=Schedule.constant(2), rungs=rungs, **start)
     trials = play(strategy, asks=30)
@@ -139,7 +149,7 @@ def test_promotions_go_on_from_checkpoints(kind, options):
 
 def test_promotions_go_on_from_the_records_alone():
     def make():
-        return Lemonade(SPACE, costs(), OBJECTIVES, 3, rungs=Rungs(factor=2))
+        return Lemonade(SPACE, costs(), OBJECTIVES, 3, rungs=Rungs(BOX, factor=2))
 
     whole, first, resumed = make(), make(), make()
     play(whole, asks=12)
@@ -150,7 +160,7 @@ def test_promotions_go_on_from_the_records_alone():
 
 
 def test_results_come_in_any_order():
-    strategy = Lemonade(SPACE, costs(), OBJECTIVES, 0, rungs=Rungs(factor=2))
+    strategy = Lemonade(SPACE, costs(), OBJECTIVES, 0, rungs=Rungs(BOX, factor=2))
     open_trials = []
     for turn in range(40):
         open_trials += strategy.ask(2)
@@ -179,7 +189,7 @@ def test_what_are_no_rungs_is_refused(search, message):
 
 def test_ranking_of_early_rungs_is_all_that_is_needed():
     """Noise-free curves that do not cross: the best of all are on the top rung."""
-    strategy = RandomSearch(SPACE, costs(), OBJECTIVES, 1, epochs=Schedule.constant(1), rungs=Rungs(factor=2))
+    strategy = RandomSearch(SPACE, costs(), OBJECTIVES, 1, epochs=Schedule.constant(1), rungs=Rungs(BOX, factor=2))
 
     def answer(trial):
         final = looked_up(trial).values["error"]

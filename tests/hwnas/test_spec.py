@@ -298,6 +298,7 @@ def test_a_strategy_has_its_own_options():
         ("random", "population", 8),
         ("nsga2", "proposals", 5),
         ("nsga2", "revisit", 0.5),
+        ("random", "initial_epochs", 3.0),
     ],
 )
 def test_options_of_other_strategies_are_refused(strategy, key, value):

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from hwnas import runfolder
+from hwnas.alone import Alone
+from hwnas.call import Call
 from hwnas.deaths import MOST_DEATHS, Deaths
 from hwnas.executor import Executor
 from hwnas.progress import Quiet
 from hwnas.spec import Spec
 from hwnas.store import Store
 from hwnas.study import Study, load
-from hwnas.workers import HANDED_OVER, Alone, Call, Workers
+from hwnas.workers import HANDED_OVER, Workers
 from spaces.errors import StoreError, TrainingError
 from spaces.morphisms import Widen
 from tests.hwnas.test_executor import child, make, parent, run  # noqa: F401 (a fixture)
@@ -115,6 +117,13 @@ def test_a_process_that_dies_costs_its_call_and_is_replaced(pair):
     assert reason == "its process died (SIGKILL); it may be too large for the memory"
     assert pair.free == 2
     assert len({pid for _, (pid, _) in together(pair, call(process), call(process))}) == 2
+
+
+def test_a_process_that_died_with_nothing_to_do_costs_no_call(pair):
+    (first, *_) = pair._workers
+    first.process.kill()
+    first.process.wait()
+    assert {type(made) for _, made in together(pair, call(process), call(process))} == {tuple}
 
 
 def test_what_dies_beside_others_is_tried_again_alone(pair, tmp_path):

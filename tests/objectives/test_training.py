@@ -399,6 +399,20 @@ def test_distillation_is_hintons(digits):
 # When to stop
 
 
+def test_the_learning_rate_has_fallen_when_the_time_is_up(digits, monkeypatch):
+    rates = []
+
+    def seen(recipe, progress):
+        rates.append(learning_rate(recipe, progress))
+        return rates[-1]
+
+    monkeypatch.setattr("objectives.training.learning_rate", seen)
+    recipe = replace(PLAIN, epochs=1e6, schedule="cosine")
+    train(small_net(), part(digits[0], 320), recipe, deadline=time.monotonic() + 1)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * recipe.lr < 0.9 * recipe.lr < rates[0]
+
+
 def test_a_deadline_stops_after_the_step_under_way(digits):
     split = part(digits[0], 320)
     recipe = replace(PLAIN, epochs=50, batch_size=32)
