@@ -39,8 +39,8 @@ class Rungs:
        compete in brackets of so many that one reaches the top, and each rung waits for the whole bracket.
     2. The best are those of the first non-dominated front, the second, and so on; of a front, those that add most
        hypervolume (Schmucker et al., "Multi-objective asynchronous successive halving", 2021). So a small network
-       competes with networks of its size, not with large ones. What adds nothing to that of the study, as it only
-       guesses, stays where it is.
+       competes with networks of its size, not with large ones. The most accurate one goes on always; what adds nothing
+       to the hypervolume of the study, as it only guesses, never.
     3. With `curves`, a network is not promoted if it is unlikely to be non-dominated then. By how much an error falls
        from a rung to the next is learned from those that were promoted; its uncertainty is Student's distribution.
 
@@ -122,7 +122,12 @@ class Rungs:
             return []
         unit = self.box.unit(matrix(entries, self.box.objectives))
         useful = np.flatnonzero((unit < 1).all(axis=1))  # the cheapest of all may be no better than guessing
-        best = pareto.subset(unit[useful], min(count, len(useful)), np.ones(unit.shape[1]), extremes=False)
+        if not len(useful):
+            return []
+        unit, count = unit[useful], min(count, len(useful))
+        error = self.box.objectives.index("error")
+        most_accurate = min(range(len(unit)), key=lambda i: (unit[i, error], unit[i].sum()))
+        best = pareto.subset(unit, count, np.ones(unit.shape[1]), keep=[most_accurate], extremes=False)
         return [entries[i] for i in useful[best]]
 
     def _likely(self, entry: Entry, rungs: Sequence[Records], level: int) -> bool:
