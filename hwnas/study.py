@@ -317,7 +317,13 @@ class Study:
                 self.progress.note(f"the table of {target.device} was never checked, so its intervals are wide")
             elif len(networks) > 1:  # a space of one network leaves nothing to compare
                 models = untrained_models(networks, self.deployment.batch)
-                check(target.table, models, recalibrate=False)
+                inherited = target.table.header.calibration
+                found = check(target.table, models, recalibrate=False)
+                if inherited is not None and found.calibration is not None:
+                    self.progress.note(
+                        f"latencies by the calibration of {target.table.shared} are off for networks like these; "
+                        "this study has one of its own"
+                    )
 
     def _deployment(self) -> Deployment:
         here = [target.table.header.deployment for target in self.targets if target.here]

@@ -95,7 +95,8 @@ def check(
         table: The table, of this machine.
         models: Networks, best ones that the table was not built for, drawn as those that it will predict.
         rounds: Passes over the networks.
-        recalibrate: Whether a calibration that the table has is replaced by one to these networks.
+        recalibrate: Whether a calibration that the table has is replaced by one to these networks. Otherwise it is only
+            where that errs on one side for nine in ten: it then comes from networks of another kind.
 
     Raises:
         LatencyError: If there are fewer than two different networks, or the table is not of this machine.
@@ -135,10 +136,12 @@ def judge(
     parts = [each.near_ms for each in sums], [each.far_ms for each in sums], [each.kernels for each in sums]
     quiet = [result.quiet_ms for result in measured]
     known, calibration = table.header.calibration, None
+    if known is not None:
+        predicted = [known.total(*each) for each in zip(*parts, strict=True)]
+        low, high = _interval(np.divide(quiet, predicted))
+        recalibrate = recalibrate or not low <= 1 <= high
     if recalibrate or known is None:
         calibration, predicted = Calibration.fitted(*parts, quiet), Calibration.left_out(*parts, quiet)
-    else:
-        predicted = [known.total(*each) for each in zip(*parts, strict=True)]
     predicted = [max(one, each.launch_ms) for one, each in zip(predicted, sums, strict=True)]
     networks = pd.DataFrame(
         {

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -83,6 +84,23 @@ def test_studies_that_share_kernels_share_a_calibration(scripted, tmp_path, make
     assert (found.calibration, other.header.calibration) == (None, first.header.calibration)
     assert [other.predict(model).ms for model in models] == [first.predict(model).ms for model in models]
     assert check(other, models, rounds=2).calibration not in (None, first.header.calibration)
+
+
+def test_a_calibration_that_errs_on_one_side_is_replaced(scripted, tmp_path, make_cnn):
+    models = [make_cnn(width, 8) for width in range(4, 24)]
+    shared = tmp_path / "shared.csv"
+    first = LatencyTable.open(scripted(), tmp_path / "a.csv", QUICK, shared=shared)
+    others = check(first, models, rounds=2, recalibrate=False)
+    first.shared.header = replace(
+        first.shared.header, calibration=replace(others.calibration, near=0.8 * others.calibration.near)
+    )
+    first.shared.save()
+    second = LatencyTable.open(scripted(), tmp_path / "b.csv", QUICK, shared=shared)
+    assert second.header.calibration == first.shared.header.calibration != others.calibration
+    found = check(second, models, rounds=2, recalibrate=False)
+    assert found.calibration == second.header.calibration != first.shared.header.calibration
+    assert found.check.low <= 1 <= found.check.high
+    assert LatencyTable.open(scripted(), shared).header.calibration == first.shared.header.calibration
 
 
 def test_a_check_lasts(scripted, tmp_path, make_cnn):
