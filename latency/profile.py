@@ -20,6 +20,7 @@ from latency.timing import Measured, Protocol, measure_many
 from spaces.errors import LatencyError
 
 _ROUNDS = 6
+_DRIFT = 0.05  # by so much a machine is faster or slower from one minute to the next: no reason for a calibration
 _ENOUGH = 19  # networks, for bounds that nine in ten lie within to be among those observed
 
 
@@ -96,7 +97,7 @@ def check(
         models: Networks, best ones that the table was not built for, drawn as those that it will predict.
         rounds: Passes over the networks.
         recalibrate: Whether a calibration that the table has is replaced by one to these networks. Otherwise it is only
-            where that errs on one side for nine in ten: it then comes from networks of another kind.
+            where that errs on one side for nine in ten, by more than 5 %: it then comes from networks of another kind.
 
     Raises:
         LatencyError: If there are fewer than two different networks, or the table is not of this machine.
@@ -139,7 +140,7 @@ def judge(
     if known is not None:
         predicted = [known.total(*each) for each in zip(*parts, strict=True)]
         low, high = _interval(np.divide(quiet, predicted))
-        recalibrate = recalibrate or not low <= 1 <= high
+        recalibrate = recalibrate or not low - _DRIFT <= 1 <= high + _DRIFT
     if recalibrate or known is None:
         calibration, predicted = Calibration.fitted(*parts, quiet), Calibration.left_out(*parts, quiet)
     predicted = [max(one, each.launch_ms) for one, each in zip(predicted, sums, strict=True)]
