@@ -213,7 +213,9 @@ def _show_run(run: Path) -> None:
     out.print(report.table(manifest))
     out.print(f"\n{_count(len(manifest.models), 'model')} in {run / manifests.FRONT}; see also front.csv and front.png")
     if manifest.not_trained:
-        out.print(f"{_count(len(manifest.not_trained), 'network')} not trained to the end; the manifest says why")
+        files = {model.id: Path(model.file).stem for model in manifest.models}
+        for one in manifest.not_trained:
+            out.print(f"{files.get(one.id, one.id[:8])} was not trained to the end: {one.reason}", soft_wrap=True)
     if example := report.example_limit(manifest):
         out.print(f"Choose one:  hwnas select {shlex.quote(str(run))} --max {example}", soft_wrap=True)
 

@@ -52,7 +52,11 @@ def train_finalists(study: "Study", table: Timetable | None, chosen: Sequence[En
                 if epochs:
                     yield _training(study, table, entry, epochs)
                 else:
-                    end.keep(study, _name(entry), _untrained(study, entry, "no time is left to train it any further"))
+                    end.keep(
+                        study,
+                        _name(entry),
+                        _untrained(study, entry, "its share of the time is too short for more"),
+                    )
 
     def keep(entry: Entry, made: Outcome | str) -> None:
         record = _untrained(study, entry, made) if isinstance(made, str) else _trained_further(study, made)
@@ -129,7 +133,7 @@ def _trained_further(study: "Study", outcome: Outcome) -> dict[str, Any]:
 
 def _untrained(study: "Study", entry: Entry, reason: str) -> dict[str, Any]:
     """The record of a finalist that stays as the search left it, judged in full precision where that can be."""
-    study.progress.note(f"{entry.trial.hash[:8]} stays as the search left it: {reason}")
+    study.progress.note(f"{entry.trial.hash[:8]} is not trained any further: {reason}")
     result = entry.result
     with suppress(TrainingError):
         arch = study.space.decode(study.space.from_json(entry.trial.genotype))

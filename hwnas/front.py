@@ -63,12 +63,14 @@ def finish(study: "Study") -> manifests.Manifest:
     kept = _front(study, finalists, values)
     if len(kept) < len(finalists):
         study.progress.note(
-            f"{len(finalists) - len(kept)} of {len(finalists)} networks trained to the end are left out: "
+            f"left out at the end, {len(finalists) - len(kept)} of {len(finalists)} networks: "
             "another is more accurate or cheaper, and in nothing worse"
         )
     if len(kept) > study.spec.final.models:
         study.progress.note(f"of the other {len(kept)} the front has the {study.spec.final.models} that dominate most")
         kept = _thinned(study, kept, values)
+    elif len(kept) == 1:
+        study.progress.note("the front is a single network: it is the most accurate, and none of the others is cheaper")
     folder = study.store.path / manifests.FRONT
     folder.mkdir(exist_ok=True)
     models: dict[int, manifests.Model] = {}

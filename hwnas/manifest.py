@@ -216,8 +216,8 @@ def path_in(folder: Path) -> Path:
             return path
     if (folder / "study.db").exists():
         raise StoreError(
-            f"{folder} has no front: its search has not finished, or its manifest is gone. "
-            f"'hwnas resume {folder}' goes on with it."
+            f"{folder} has no front: its search has not finished, or its manifest is gone. Where it is not "
+            f"running any more, 'hwnas resume {folder}' goes on with it."
         )
     raise StoreError(
         f"{folder} is not a run folder: it holds neither {FRONT}/{FILE_NAME} nor study.db. "

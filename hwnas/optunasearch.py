@@ -60,7 +60,7 @@ class OptunaSearch(Strategy):
         try:
             import optuna  # a second to import, and an extra
         except ImportError as error:
-            raise SpecError("this strategy needs Optuna; install it by pip install optuna") from error
+            raise SpecError("this strategy needs Optuna; install it by pip install 'hwnas[hpo]'") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # or each study made anew is announced
         self._optuna = optuna
         self.sampler = sampler

@@ -321,7 +321,7 @@ class Study:
                 found = check(target.table, models, recalibrate=False)
                 if inherited is not None and found.calibration is not None:
                     self.progress.note(
-                        f"latencies by the calibration of {target.table.shared} are off for networks like these; "
+                        f"the calibration of earlier latencies on {target.device} is off for networks like these; "
                         "this study has one of its own"
                     )
 

@@ -60,7 +60,7 @@ def train_references(
             else:
                 most = table.reference_epochs(place, ends - study.budget.elapsed - owed)
                 if most < 1:
-                    keep(reference, f"the time left allows {max(0.0, most):.2f} epochs")
+                    keep(reference, "there is no time left for an epoch of it")
                     continue
                 owed += table.reference_checks[place]
                 epochs, seconds = min(seen, most), end.seconds(study, table if bounded else None)

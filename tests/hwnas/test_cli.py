@@ -249,7 +249,7 @@ def test_search_shows_the_front_and_what_to_do_next(study: Recorder, tmp_path: P
     result = hwnas("search", "--out", out)
     assert "plain-s" in result.stdout
     assert f"4 models in {out}/front" in result.stdout
-    assert "1 network not trained to the end; the manifest says why" in result.stdout
+    assert "abc was not trained to the end: the budget ended" in result.stdout
     assert f"hwnas select '{out}' --max latency=2ms" in result.stdout
 
 

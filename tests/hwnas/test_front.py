@@ -138,7 +138,7 @@ def test_a_final_training_that_diverges_leaves_the_network_of_the_search(opened,
     for entry, finalist in zip(front._chosen(opened), ended, strict=True):
         assert finalist.result == entry.result
         assert finalist.state.value.keys() == opened.parent(entry.trial.id)[1].value.keys()
-        assert f"{entry.trial.hash[:8]} stays as the search left it: diverged" in " ".join(opened.progress.all)
+        assert f"{entry.trial.hash[:8]} is not trained any further: diverged" in " ".join(opened.progress.all)
     manifest = front.finish(opened)
     assert len(manifest.models) >= 1
     assert {one.id for one in manifest.not_trained} == {model.id for model in manifest.models}

@@ -72,7 +72,7 @@ def test_missing_unfinished_and_foreign_folders(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Name a folder that 'hwnas search' made"):
         manifests.read(tmp_path)
     (tmp_path / "study.db").touch()
-    with pytest.raises(StoreError, match=r"has not finished, or its manifest is gone\. 'hwnas resume"):
+    with pytest.raises(StoreError, match=r"manifest is gone\. Where it is not running any more, 'hwnas resume"):
         manifests.read(tmp_path)
 
 
