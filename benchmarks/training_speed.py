@@ -177,11 +177,13 @@ def search(options):
     from hwnas.strategy import Strategy
     from hwnas.study import Study, load
     from hwnas.workers import Workers
+    from latency import LatencyTable
 
     watch = Watch()
     for owner, name, what in (
         (Strategy, "ask", "proposing"),
         (Costs, "of", "pricing: parameters, MACs, latency"),
+        (LatencyTable, "extend", "timing kernels that are new to the table"),
         (ProxyScores, "__call__", "zero-cost proxies"),
         (Store, "tell", "keeping results and weights"),
         (Store, "sweep", "keeping results and weights"),
