@@ -126,15 +126,18 @@ def measure(
     began = time.monotonic()
     middle = archs[len(archs) // 2]
     _, size = batches(len(data.train), recipe.batch_size)
+    largest = max(training_memory(arch, size) for arch in archs)
     if threads is None:
-        threads = free_threads(network(middle, device), data, recipe)
+        # A core does more for a network of its own than as a second one for another's.
+        cores_each = usable_cores() // (workers or most_workers(device, 1, data, largest))
+        threads = min(cores_each, free_threads(network(middle, device), data, recipe)) if cores_each > 1 else 1
     torch.set_num_threads(threads)
     if data.streamed and (workers or 1) > 1:
         raise SpecError(
             f"search.workers is {workers}, but the images do not fit into the memory, and are read from a file by one "
             "process alone; leave it out, or set a smaller data.image_size"
         )
-    workers = workers or most_workers(device, threads, data, max(training_memory(arch, size) for arch in archs))
+    workers = workers or most_workers(device, threads, data, largest)
     precision = recipe.precision
     if precision == "auto":
         precision = best_precision(network(middle, device), data.train, recipe)

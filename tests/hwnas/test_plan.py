@@ -88,6 +88,17 @@ def test_there_are_as_many_workers_as_cores_and_memory_allow(monkeypatch):
     assert plan.most_workers(CPU, 1, digits(), 0) == 2
 
 
+def test_cores_have_a_network_each_before_any_has_two(monkeypatch):
+    monkeypatch.setattr(plan, "usable_cores", lambda: 8)
+    monkeypatch.setattr(plan, "best_threads", lambda step: 8)
+    found = {}
+    for gigabytes, workers in ((100, None), (2.5, None), (100, 4), (100, 16)):
+        monkeypatch.setattr(plan, "free_memory", lambda size=gigabytes: int(size * plan.WORKER_BYTES))
+        planned = measure(SPACE.starts(), digits(), RECIPE, CPU, seconds=None, workers=workers)
+        found[gigabytes, workers] = (planned.workers, planned.threads)
+    assert found == {(100, None): (8, 1), (2.5, None): (2, 4), (100, 4): (4, 2), (100, 16): (16, 1)}
+
+
 def test_a_start_that_does_not_fit_into_memory_is_planned_without(monkeypatch):
     def seconds(module, data, recipe):
         if len(asked := module.arch.nodes) == largest:
